@@ -1,0 +1,49 @@
+# make book | test | data | lab | lint: each makes the environment first, and needs nothing but
+# Python 3.11+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+ARGS ?=
+
+# Two notebooks at a time, one thread each, and TensorFlow silent about the CPU.
+export OMP_NUM_THREADS = 1
+export TF_NUM_INTRAOP_THREADS = 1
+export TF_NUM_INTEROP_THREADS = 1
+export TF_CPP_MIN_LOG_LEVEL = 3
+export TF_ENABLE_ONEDNN_OPTS = 0
+
+.PHONY: book test notebooks data lab lint clean
+
+book: $(INSTALLED)  ## execute what changed, build the pages, print where they are
+	$(BIN)/python book/build.py $(ARGS)
+
+test: $(INSTALLED) notebooks  ## unit tests, doctests, page tests, and every notebook
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+# On the embedded data, with an empty cache and without a network (tests/offline).
+notebooks: $(INSTALLED)
+	MTL_TUTORIAL_DATA= XDG_CACHE_HOME=$(CURDIR)/_build/no-cache PYTHONPATH=tests/offline \
+	  $(BIN)/python -m pytest --nbmake --nbmake-timeout=300 -n 2 book
+
+data: $(INSTALLED)  ## download and verify the real data sets
+	$(BIN)/python -m mtl_tutorial.datasets $(ARGS)
+
+lab: $(INSTALLED)  ## open the notebooks
+	$(BIN)/jupyter lab book
+
+lint: $(INSTALLED)  ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:  ## remove the pages and the cached outputs, keep the environment
+	rm -rf _build
+
+# pip, because other installers may not find the CPU build of the pinned torch. Compiling now saves
+# every later notebook seconds where bytecode is not written by itself.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not %d.%d" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[all]"
+	-@$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1
+	@touch $@

@@ -1,0 +1,105 @@
+"""Which notebooks the book has, where their outputs are kept, and what makes them stale.
+
+jupyter-cache knows a notebook by its code cells alone: after a change in the library it would serve
+the old outputs, and a page that no longer runs would stay green. So the folder of the cache is named
+after everything else that outputs depend on. ``book/build.py`` executes into that folder, Sphinx
+reads from it, and both ask this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import nbformat
+import pooch
+from sphinx_external_toc.parsing import parse_toc_yaml
+
+if TYPE_CHECKING:
+    from jupyter_cache.base import JupyterCacheAbstract
+    from sphinx.application import Sphinx
+    from sphinx.config import Config
+
+
+class Cost(NamedTuple):
+    """What executing one chapter took: its kernel alone, imports included."""
+
+    cpu_seconds: float
+    wall_seconds: float
+    peak_mb: float
+
+
+def data_folder() -> Path | None:
+    """Return the absolute folder that ``MTL_TUTORIAL_DATA`` names, if it names one."""
+    folder = os.environ.get("MTL_TUTORIAL_DATA")
+    return Path(folder).expanduser().absolute() if folder else None
+
+
+def data_files() -> list[Path]:
+    """Return the real data files in sight; with none, pages are built from embedded data."""
+    folders = [data_folder(), Path(pooch.os_cache("mtl_tutorial"))]
+    return [
+        path
+        for folder in folders
+        if folder
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+
+
+def fingerprint(root: Path) -> str:
+    """Return a hash of the library, the pinned versions and the data under the repository root.
+
+    Data files count by path and size: reading them on each build would take longer than the build.
+    """
+    library = [
+        path
+        for path in sorted((root / "mtl_tutorial").rglob("*"))
+        if path.is_file() and path.suffix != ".pyc"
+    ]
+    digest = hashlib.sha256()
+    for path in [*library, root / "constraints.txt"]:
+        digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    for path in data_files():
+        digest.update(f"{path}\0{path.stat().st_size}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def cache_folder(root: Path) -> Path:
+    """Return the folder of the executed notebooks that are valid today."""
+    return root / "_build" / "notebook-cache" / fingerprint(root)
+
+
+def chapters(book: Path) -> dict[str, Path]:
+    """Return the notebooks of the table of contents, by document name, in its order."""
+    paths = {name: book / f"{name}.ipynb" for name in parse_toc_yaml(book / "_toc.yml")}
+    return {name: path for name, path in paths.items() if path.exists()}
+
+
+def read(notebook: Path) -> nbformat.NotebookNode:
+    """Read a notebook in the form in which jupyter-cache hashes it."""
+    node: nbformat.NotebookNode = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    return node
+
+
+def measured(cache: JupyterCacheAbstract, notebook: Path) -> Cost | None:
+    """Return what the cached execution of a notebook took; None if there is none, or unmeasured."""
+    try:
+        record = cache.match_cache_notebook(read(notebook))
+        return Cost(**{field: record.data[field] for field in Cost._fields})
+    except KeyError:
+        return None
+
+
+def set_cache_path(app: Sphinx, config: Config) -> None:
+    """Make MyST-NB read from the folder into which ``book/build.py`` executes."""
+    config.nb_execution_cache_path = str(cache_folder(Path(app.srcdir).parent))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Set the path as soon as the configuration is known."""
+    app.connect("config-inited", set_cache_path)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

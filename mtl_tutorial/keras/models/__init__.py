@@ -1,0 +1,5 @@
+"""Architectures in Keras: a trunk that tasks share, and a head for each."""
+
+from mtl_tutorial.keras.models.hard_sharing import HardSharing, linear_heads, mlp
+
+__all__ = ["HardSharing", "linear_heads", "mlp"]

@@ -1,0 +1,110 @@
+"""Hard parameter sharing: one trunk for all tasks, one head for each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from mtl_tutorial.tasks import Task, check_tasks
+
+
+def mlp(*widths: int) -> keras.Sequential:
+    """Build a trunk of fully connected layers, a ReLU after each; images are flattened first.
+
+    Parameters
+    ----------
+    *widths : int
+        The number of inputs, then the width of each layer; at least two numbers. Keras finds the
+        number of inputs by itself at the first call; it stands here so that a trunk is written the
+        same way in both frameworks.
+
+    Examples
+    --------
+    >>> trunk = mlp(784, 512, 256)
+    >>> trunk.build((None, 28, 28))
+    >>> [tuple(w.shape) for w in trunk.weights]
+    [(784, 512), (512,), (512, 256), (256,)]
+    """
+    if len(widths) < 2:
+        raise ValueError(f"a trunk needs its inputs and at least one width; got {widths}")
+    layers = [keras.layers.Dense(width, activation="relu") for width in widths[1:]]
+    return keras.Sequential([keras.layers.Flatten(), *layers], name="trunk")
+
+
+def linear_heads(tasks: Sequence[Task]) -> dict[str, keras.layers.Layer]:
+    """Build one linear layer a task, from the features to the task's outputs.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+
+    Examples
+    --------
+    >>> from mtl_tutorial.tasks import Binary, Classification
+    >>> heads = linear_heads([Classification("digit", classes=10), Binary("gt5")])
+    >>> {name: head.units for name, head in heads.items()}
+    {'digit': 10, 'gt5': 1}
+    """
+    return {
+        task.name: keras.layers.Dense(task.outputs, name=task.name) for task in check_tasks(tasks)
+    }
+
+
+@keras.saving.register_keras_serializable("mtl_tutorial")
+class HardSharing(keras.Model):  # type: ignore[misc]  # Keras has no types
+    """One trunk shared by all tasks, one head a task (Caruana, 1997).
+
+    Parameters
+    ----------
+    trunk : keras.Layer
+        From inputs to features, shape (N, F).
+    heads : mapping from task name to keras.Layer
+        From features to the task's outputs, shape (N, task.outputs).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mtl_tutorial.tasks import Binary, Classification
+    >>> tasks = [Classification("digit", classes=10), Binary("gt5")]
+    >>> model = HardSharing(mlp(784, 512, 256), linear_heads(tasks))
+    >>> {name: tuple(out.shape) for name, out in model(np.zeros((3, 28, 28))).items()}
+    {'digit': (3, 10), 'gt5': (3, 1)}
+    """
+
+    def __init__(self, trunk: keras.Layer, heads: Mapping[str, keras.Layer], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not heads:
+            raise ValueError("a model needs at least one head")
+        self.trunk = trunk
+        self.heads = dict(heads)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the weights, for inputs of this shape (None stands for the rows)."""
+        if not self.trunk.built:
+            self.trunk.build(input_shape)
+        features = self.trunk.compute_output_shape(input_shape)
+        for head in self.heads.values():
+            if not head.built:  # a loaded one already is
+                head.build(features)
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        """Give the outputs of every head, by task name."""
+        features = self.trunk(inputs, training=training)
+        return {name: head(features, training=training) for name, head in self.heads.items()}
+
+    def get_config(self) -> dict[str, Any]:
+        """Trunk and heads, for ``save``."""
+        serialize = keras.saving.serialize_keras_object
+        config: dict[str, Any] = super().get_config()
+        return config | {
+            "trunk": serialize(self.trunk),
+            "heads": {name: serialize(head) for name, head in self.heads.items()},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "HardSharing":
+        """Build the model from :meth:`get_config`, for ``load_model``."""
+        load = keras.saving.deserialize_keras_object
+        heads = {name: load(head) for name, head in config["heads"].items()}
+        return cls(**config | {"trunk": load(config["trunk"]), "heads": heads})

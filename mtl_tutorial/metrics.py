@@ -1,0 +1,218 @@
+"""How good each task is, how good all are together, and whether a difference is more than luck.
+
+Everything here is NumPy in, numbers out, so both frameworks are measured by the same code.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mtl_tutorial.tasks import Binary, Classification, Regression, Task, labelled
+
+
+def predictions(task: Task, outputs: np.ndarray) -> np.ndarray:
+    """Turn a head's outputs into what the task asks for.
+
+    Parameters
+    ----------
+    task : Task
+    outputs : numpy.ndarray, shape (N, task.outputs)
+        Logits for :class:`~mtl_tutorial.tasks.Classification` and
+        :class:`~mtl_tutorial.tasks.Binary`.
+
+    Returns
+    -------
+    numpy.ndarray
+        The likeliest class, shape (N,); 1 where the logit is above 0 (probability above one half),
+        shape (N,); the number itself, shape (N,); or the boxes, shape (N, 4).
+
+    Examples
+    --------
+    >>> predictions(Binary("gt5"), np.array([[-1.5], [0.2]]))
+    array([0, 1])
+    """
+    outputs = np.asarray(outputs)
+    if outputs.ndim != 2 or outputs.shape[1] != task.outputs:
+        raise ValueError(
+            f"task {task.name!r}: outputs have shape {outputs.shape}, expected (N, {task.outputs})"
+        )
+    if isinstance(task, Classification):
+        return np.asarray(outputs.argmax(axis=1))
+    if isinstance(task, Binary):
+        return (outputs[:, 0] > 0).astype(np.int64)
+    if isinstance(task, Regression):
+        return outputs[:, 0]
+    return outputs
+
+
+def scores(
+    tasks: Sequence[Task], outputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Metrics of every task, over the rows that have its label.
+
+    Accuracy and F1 (macro-averaged for more than two classes) for
+    :class:`~mtl_tutorial.tasks.Classification` and :class:`~mtl_tutorial.tasks.Binary`, the mean
+    absolute error for :class:`~mtl_tutorial.tasks.Regression`; computed by scikit-learn.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+    outputs : mapping from task name to array, shape (N, task.outputs)
+        The heads' outputs; see :func:`predictions`.
+    targets : mapping from task name to array, shape (N,)
+
+    Returns
+    -------
+    dict of float
+        Keyed ``"digit_accuracy"``, ``"digit_f1"``, …, as Keras names its metrics; fractions of 1,
+        and the target's own unit for the mean absolute error. NaN for a task without any label.
+
+    Examples
+    --------
+    >>> scores([Binary("gt5")], {"gt5": np.array([[2.0], [-1.0], [3.0], [4.0]])},
+    ...        {"gt5": np.array([1, 0, 0, -1])})
+    {'gt5_accuracy': 0.66..., 'gt5_f1': 0.66...}
+    """
+    from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error
+
+    result = {}
+    for task in tasks:
+        target = np.asarray(targets[task.name])
+        there = labelled(task, target)
+        truth, guess = target[there], predictions(task, outputs[task.name])[there]
+        if isinstance(task, Regression):
+            metrics = {"mae": mean_absolute_error}
+        elif isinstance(task, Classification | Binary):
+            average = "macro" if isinstance(task, Classification) else "binary"
+            metrics = {
+                "accuracy": accuracy_score,
+                "f1": lambda y, p, average=average: f1_score(
+                    y, p, average=average, zero_division=0
+                ),
+            }
+        else:
+            raise TypeError(f"no metric for task {task.name!r}, a {type(task).__name__}, yet")
+        for name, metric in metrics.items():
+            result[f"{task.name}_{name}"] = float(metric(truth, guess)) if there.any() else np.nan
+    return result
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric of this name is an error (``…loss``, ``…mae``) rather than a success.
+
+    Examples
+    --------
+    >>> lower_is_better("val_digit_loss"), lower_is_better("digit_f1")
+    (True, False)
+    """
+    return metric.endswith(("loss", "mae"))
+
+
+def delta_m(mtl: Mapping[str, float], stl: Mapping[str, float]) -> float:
+    r"""Mean relative change of the metrics against single-task learning, sign-corrected.
+
+    .. math:: \Delta_m = \frac{1}{M} \sum_{i=1}^{M} (-1)^{l_i}\,\frac{m_i - b_i}{b_i}
+
+    where :math:`m_i` is a metric of the multi-task model, :math:`b_i` the same of the single-task
+    model, and :math:`l_i = 1` where lower is better (:func:`lower_is_better`), else 0. Above 0,
+    sharing helped on average. (Maninis, Radosavovic and Kokkinos, 2019; they take one metric a
+    task, and so should you: two metrics count their task twice.)
+
+    Parameters
+    ----------
+    mtl, stl : mapping from metric name to float
+        The same names in both.
+
+    Returns
+    -------
+    float
+        A fraction: 0.01 is one per cent better.
+
+    Raises
+    ------
+    ValueError
+        The names differ, or a single-task metric is 0.
+
+    Examples
+    --------
+    >>> delta_m({"digit_accuracy": 0.99, "size_mae": 1.0}, {"digit_accuracy": 0.9, "size_mae": 1.25})
+    0.15...
+    """
+    if set(mtl) != set(stl) or not mtl:
+        raise ValueError(f"the metrics differ or are none: {sorted(mtl)} against {sorted(stl)}")
+    zero = [name for name, value in stl.items() if value == 0]
+    if zero:
+        raise ValueError(f"no relative change against a single-task metric of 0: {zero}")
+    return float(
+        np.mean(
+            [
+                (-1 if lower_is_better(name) else 1) * (mtl[name] - stl[name]) / stl[name]
+                for name in mtl
+            ]
+        )
+    )
+
+
+def mean_interval(
+    values: Sequence[float] | np.ndarray, confidence: float = 0.95
+) -> tuple[float, float]:
+    r"""Mean over seeds and the half-width of its confidence interval.
+
+    .. math:: \bar v \pm t_{n-1,\,(1 + c)/2}\; s / \sqrt{n}
+
+    with the standard deviation :math:`s` (:math:`n - 1` in the denominator) and Student's t. Give
+    it *paired* differences (MTL minus STL, seed by seed) where two methods saw the same seeds: the
+    interval of a difference is narrower than two separate intervals suggest.
+
+    Parameters
+    ----------
+    values : sequence of float, length n
+        One number a seed, at least 2.
+    confidence : float
+        :math:`c`, between 0 and 1.
+
+    Returns
+    -------
+    mean, half_width : float
+
+    Raises
+    ------
+    ValueError
+        Fewer than 2 values, one that is NaN or infinite, or a confidence outside (0, 1).
+
+    Examples
+    --------
+    >>> mean_interval([1.0, 2.0, 3.0])
+    (2.0, 2.48...)
+    """
+    from scipy.special import stdtrit
+
+    values = np.asarray(values, dtype=float).ravel()
+    if len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"an interval needs at least 2 values, all finite; got {values}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1; got {confidence}")
+    t = stdtrit(len(values) - 1, (1 + confidence) / 2)
+    return float(values.mean()), float(t * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def verdict(
+    differences: Sequence[float] | np.ndarray,
+    words: tuple[str, str, str] = ("loses", "no clear difference", "gains"),
+) -> str:
+    """Say in words what the interval of the paired differences allows one to say.
+
+    Parameters
+    ----------
+    differences : sequence of float, length n
+        MTL minus STL, seed by seed, where higher is better.
+    words : tuple of three str
+        For an interval below 0, one that contains 0, and one above 0.
+
+    Examples
+    --------
+    >>> verdict([0.02, 0.03, 0.025]), verdict([0.02, -0.03, 0.01])
+    ('gains', 'no clear difference')
+    """
+    mean, half_width = mean_interval(differences)
+    return words[1 + (mean - half_width > 0) - (mean + half_width < 0)]

@@ -1,0 +1,187 @@
+"""Figures the chapters share. They read in light and dark pages, and without telling red from green.
+
+Lines differ by marker as well as by colour: a dark page swaps light and dark shades, and one reader
+in twelve sees fewer hues. The colours are those of Okabe and Ito (2008).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mtl_tutorial.metrics import mean_interval
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def learning_curves(history: Mapping[str, Sequence[float]], metric: str = "loss") -> Figure:
+    """Draw a metric of every task against the epoch, training and validation side by side.
+
+    Parameters
+    ----------
+    history : mapping from name to list of float
+        What :func:`mtl_tutorial.pytorch.fit` returns, or the ``history`` attribute of what Keras'
+        ``fit`` returns: the names are the same.
+    metric : str
+        The end of the names to draw, such as ``"loss"`` or ``"accuracy"``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    KeyError
+        The history holds no such metric of a task.
+
+    Examples
+    --------
+    >>> figure = learning_curves({"digit_loss": [2.0, 1.0], "val_digit_loss": [2.1, 1.5]})
+    >>> [ax.get_title() for ax in figure.axes]
+    ['training', 'validation']
+    """
+    keys = [key for key in history if key.endswith(f"_{metric}") and key != f"val_{metric}"]
+    if not keys:
+        raise KeyError(f"no {metric!r} of a task in the history; it has {list(history)}")
+    sides = {
+        "training": [key for key in keys if not key.startswith("val_")],
+        "validation": [key for key in keys if key.startswith("val_")],
+    }
+    sides = {title: keys for title, keys in sides.items() if keys}
+    figure, axes = plt.subplots(
+        1, len(sides), figsize=(4 * len(sides), 3), sharey=True, squeeze=False, layout="constrained"
+    )
+    for ax, (title, keys) in zip(axes[0], sides.items(), strict=True):
+        for i, key in enumerate(keys):
+            values = history[key]
+            label = key.removeprefix("val_").removesuffix(f"_{metric}")
+            ax.plot(range(1, len(values) + 1), values, **_style(i), label=label)
+        ax.set(title=title, xlabel="epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    axes[0, 0].set_ylabel(metric)
+    axes[0, 0].legend()
+    return figure
+
+
+def confusion_matrix(
+    truth: np.ndarray, predictions: np.ndarray, labels: Sequence[str] | None = None
+) -> Figure:
+    """Draw how often each class was taken for each other one, in per cent of its true class.
+
+    Parameters
+    ----------
+    truth, predictions : numpy.ndarray of int, shape (N,)
+        Rows with a missing label (-1) are left out.
+    labels : sequence of str, optional
+        Names of the classes 0, 1, …
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> figure = confusion_matrix(np.array([0, 0, 1, -1]), np.array([0, 1, 1, 0]))
+    >>> [text.get_text() for text in figure.axes[0].texts]
+    ['50', '50', '', '100']
+    """
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    there = np.asarray(truth) >= 0
+    display = ConfusionMatrixDisplay.from_predictions(
+        np.asarray(truth)[there],
+        np.asarray(predictions)[there],
+        normalize="true",
+        display_labels=labels,
+        cmap="Blues",
+        colorbar=False,
+        include_values=False,
+    )
+    figure: Figure = display.figure_
+    ax, matrix = display.ax_, display.confusion_matrix
+    for (row, column), share in np.ndenumerate(matrix):
+        text = f"{100 * share:.0f}" if share > 0 else ""
+        colour = "white" if share > 0.5 else "black"
+        ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    ax.set(xlabel="predicted", ylabel="true")
+    figure.set_size_inches(4.2, 4.2)
+    figure.set_layout_engine("constrained")
+    return figure
+
+
+def images(inputs: np.ndarray, titles: Sequence[str] | None = None, columns: int = 6) -> Figure:
+    """Draw images in a grid, each with a line of text, such as what was predicted for it.
+
+    Parameters
+    ----------
+    inputs : numpy.ndarray, shape (N, height, width)
+        Grey values.
+    titles : sequence of str, length N, optional
+    columns : int
+        Images in a row.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> len(images(np.zeros((7, 28, 28)), columns=4).axes)
+    8
+    """
+    if titles is not None and len(titles) != len(inputs):
+        raise ValueError(f"{len(titles)} titles for {len(inputs)} images")
+    rows = -(-len(inputs) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.25 * columns, 1.5 * rows), squeeze=False, layout="constrained"
+    )
+    for ax in axes.flat:
+        ax.axis("off")
+    for i, (ax, image) in enumerate(zip(axes.flat, inputs, strict=False)):
+        ax.imshow(image, cmap="gray_r")
+        ax.set_title(titles[i] if titles is not None else "", fontsize=8)
+    return figure
+
+
+def intervals(
+    ax: Axes,
+    x: Sequence[float],
+    runs: Mapping[str, np.ndarray],
+    *,
+    xlabel: str,
+    ylabel: str,
+) -> None:
+    """Draw means with 95 % intervals over seeds, one line a name, on axes that are given.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+    x : sequence of float, length X
+        Positive numbers, drawn on a logarithmic axis, such as training-set sizes.
+    runs : mapping from name to array, shape (X, seeds)
+    xlabel, ylabel : str
+
+    Examples
+    --------
+    >>> figure, ax = plt.subplots()
+    >>> intervals(ax, [100, 300], {"MTL": np.array([[0.8, 0.9], [0.9, 0.95]])},
+    ...           xlabel="images", ylabel="accuracy")
+    >>> ax.get_legend_handles_labels()[1]
+    ['MTL']
+    """
+    for i, (name, values) in enumerate(runs.items()):
+        means, halves = np.transpose([mean_interval(row) for row in values])
+        nudged = np.asarray(x) * 1.04 ** (i - (len(runs) - 1) / 2)  # bars side by side
+        ax.errorbar(nudged, means, yerr=halves, capsize=3, **_style(i), label=name)
+    ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel)
+    ax.set_xticks(x, [f"{value:g}" for value in x])
+    ax.minorticks_off()
+    ax.legend()
+
+
+def _style(i: int) -> dict[str, Any]:
+    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}

@@ -1,0 +1,24 @@
+"""The PyTorch side: models, losses, one training step, a training loop."""
+
+try:
+    import torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError(
+        'mtl_tutorial.pytorch needs PyTorch: pip install "mtl_tutorial[pytorch]"'
+    ) from error
+
+from mtl_tutorial.pytorch.backward import mtl_backward
+from mtl_tutorial.pytorch.losses import task_loss
+from mtl_tutorial.pytorch.models import HardSharing, linear_heads, mlp
+from mtl_tutorial.pytorch.training import evaluate, fit, predict
+
+__all__ = [
+    "HardSharing",
+    "evaluate",
+    "fit",
+    "linear_heads",
+    "mlp",
+    "mtl_backward",
+    "predict",
+    "task_loss",
+]

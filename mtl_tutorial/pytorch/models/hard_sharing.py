@@ -1,0 +1,81 @@
+"""Hard parameter sharing: one trunk for all tasks, one head for each."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from mtl_tutorial.tasks import Task, check_tasks
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Build a trunk of fully connected layers, a ReLU after each; images are flattened first.
+
+    Parameters
+    ----------
+    *widths : int
+        The number of inputs, then the width of each layer; at least two numbers.
+
+    Examples
+    --------
+    >>> [tuple(p.shape) for p in mlp(784, 512, 256).parameters()]
+    [(512, 784), (512,), (256, 512), (256,)]
+    """
+    if len(widths) < 2:
+        raise ValueError(f"a trunk needs its inputs and at least one width; got {widths}")
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def linear_heads(tasks: Sequence[Task], features: int) -> dict[str, nn.Module]:
+    """Build one linear layer a task, from the features to the task's outputs.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+    features : int
+        The width of the trunk's output.
+
+    Examples
+    --------
+    >>> from mtl_tutorial.tasks import Binary, Classification
+    >>> linear_heads([Classification("digit", classes=10), Binary("gt5")], features=256)
+    {'digit': Linear(in_features=256, out_features=10, bias=True),
+     'gt5': Linear(in_features=256, out_features=1, bias=True)}
+    """
+    return {task.name: nn.Linear(features, task.outputs) for task in check_tasks(tasks)}
+
+
+class HardSharing(nn.Module):
+    """One trunk shared by all tasks, one head a task (Caruana, 1997).
+
+    Parameters
+    ----------
+    trunk : torch.nn.Module
+        From inputs to features, shape (N, F).
+    heads : mapping from task name to torch.nn.Module
+        From features to the task's outputs, shape (N, task.outputs).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mtl_tutorial.tasks import Binary, Classification
+    >>> tasks = [Classification("digit", classes=10), Binary("gt5")]
+    >>> model = HardSharing(mlp(784, 512, 256), linear_heads(tasks, features=256))
+    >>> {name: tuple(out.shape) for name, out in model(torch.zeros(3, 28, 28)).items()}
+    {'digit': (3, 10), 'gt5': (3, 1)}
+    """
+
+    def __init__(self, trunk: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        if not heads:
+            raise ValueError("a model needs at least one head")
+        self.trunk = trunk
+        self.heads = nn.ModuleDict(heads)
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Give the outputs of every head, by task name."""
+        features = self.trunk(inputs)
+        return {name: head(features) for name, head in self.heads.items()}

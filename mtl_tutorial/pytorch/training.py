@@ -1,0 +1,244 @@
+"""A training loop that reads top to bottom, and evaluation in the same terms."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mtl_tutorial.datasets import Split
+from mtl_tutorial.metrics import lower_is_better, scores
+from mtl_tutorial.pytorch.backward import mtl_backward
+from mtl_tutorial.pytorch.losses import task_loss
+from mtl_tutorial.pytorch.models import HardSharing
+from mtl_tutorial.sampling import batches
+from mtl_tutorial.tasks import Task, check_targets, labelled
+from mtl_tutorial.weighting import Equal, Weighting
+
+
+def fit(
+    model: HardSharing,
+    tasks: Sequence[Task],
+    train: Split,
+    valid: Split,
+    *,
+    epochs: int,
+    batch_size: int = 64,
+    optimizer: torch.optim.Optimizer | None = None,
+    weighting: Weighting | None = None,
+    patience: int | None = None,
+    monitor: str = "val_loss",
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> dict[str, list[float]]:
+    """Train a model on all its tasks, and validate after each epoch.
+
+    Parameters
+    ----------
+    model : HardSharing
+        Trained in place. Build it under ``torch.manual_seed`` if its start should be repeatable.
+    tasks : sequence of Task
+        A head and a target of its name must exist for each.
+    train, valid : Split
+        Missing labels are allowed; a task that has none in a batch is absent from that step.
+    epochs : int
+        Passes over the training data.
+    batch_size : int
+        Rows in a batch; the last one of an epoch may be shorter.
+    optimizer : torch.optim.Optimizer, optional
+        ``Adam(model.parameters(), lr=1e-3, fused=True)`` if not given: one kernel a step, not eight.
+    weighting : Weighting, optional
+        :class:`~mtl_tutorial.weighting.Equal` if not given.
+    patience : int, optional
+        Stop after this many epochs without a better ``monitor``, and put the best epoch's
+        parameters back. Without it all epochs run and the last parameters stay.
+    monitor : str
+        The key of the history that chooses the best epoch.
+    seed : int
+        Of the order of the batches.
+    device : str or torch.device, optional
+        A GPU if there is one, else the CPU.
+
+    Returns
+    -------
+    dict of list of float
+        One number an epoch, under the names Keras uses: ``"digit_loss"`` (mean over the batches
+        that had a label), ``"val_digit_loss"``, ``"val_digit_accuracy"``, …, and ``"val_loss"``,
+        the plain sum of the tasks' validation losses. :func:`mtl_tutorial.plotting.learning_curves`
+        draws it.
+
+    Raises
+    ------
+    KeyError, ValueError
+        A head or a target is absent or wrong, or the history will have no such ``monitor``; raised
+        before the first step.
+
+    Examples
+    --------
+    >>> from mtl_tutorial.datasets import digits
+    >>> from mtl_tutorial.pytorch import HardSharing, linear_heads, mlp
+    >>> from mtl_tutorial.tasks import Binary, Classification
+    >>> data, tasks = digits(), [Classification("digit", classes=10), Binary("gt5")]
+    >>> _ = torch.manual_seed(0)
+    >>> model = HardSharing(mlp(784, 32), linear_heads(tasks, features=32))
+    >>> history = fit(model, tasks, data.train, data.valid, epochs=3)
+    >>> len(history["val_digit_accuracy"]), history["val_digit_accuracy"][-1] > 0.8
+    (3, True)
+    """
+    for task in tasks:
+        if task.name not in model.heads:
+            raise KeyError(f"the model has no head {task.name!r}; it has {list(model.heads)}")
+    check_targets(tasks, train.targets, len(train))
+    check_targets(tasks, valid.targets, len(valid))
+    known = [f"{task.name}_loss" for task in tasks]
+    known += [f"val_{key}" for key in evaluate(model, tasks, valid.take(slice(1)))]
+    if monitor not in known:
+        raise KeyError(f"the history will have no {monitor!r} to monitor, only {known}")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.to(device)
+    optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    weighting = weighting or Equal()
+    inputs, targets = _to_device(train, tasks, device)
+    has_label = {task.name: labelled(task, train.targets[task.name]) for task in tasks}
+    complete = {name: bool(mask.all()) for name, mask in has_label.items()}
+    generator = np.random.default_rng(seed)
+    history: dict[str, list[float]] = {}
+    best = _Best(monitor, patience)
+
+    for _ in (progress := tqdm(range(epochs), unit="epoch", disable=None)):
+        model.train()
+        sums = {task.name: torch.zeros((), device=device) for task in tasks}
+        steps = dict.fromkeys(sums, 0)
+        for rows in batches(len(train), batch_size, generator):
+            index = torch.from_numpy(rows).to(device)
+            features = model.trunk(inputs.index_select(0, index))
+            losses: dict[str, Tensor | None] = {}
+            for task in tasks:
+                name = task.name
+                if complete[name] or has_label[name][rows].any():
+                    loss = task_loss(
+                        task, model.heads[name](features), targets[name].index_select(0, index)
+                    )
+                    sums[name] += loss.detach()
+                    steps[name] += 1
+                    losses[name] = loss
+                else:
+                    losses[name] = None
+            optimizer.zero_grad()
+            mtl_backward(losses, features, weighting, model.trunk.parameters())
+            optimizer.step()
+        row = {f"{name}_loss": float(sums[name]) / max(1, steps[name]) for name in sums}
+        row |= {f"val_{key}": value for key, value in evaluate(model, tasks, valid).items()}
+        for key, value in row.items():
+            history.setdefault(key, []).append(value)
+        progress.set_postfix({key: f"{row[key]:.3f}" for key in row if key.startswith("val")})
+        if best.should_stop(row, model):
+            break
+    best.restore(model)
+    return history
+
+
+class _Best:
+    """The best epoch so far, kept in memory where early stopping is asked for."""
+
+    def __init__(self, monitor: str, patience: int | None) -> None:
+        self.monitor, self.patience = monitor, patience
+        self.value, self.age = np.inf, 0
+        self.state: dict[str, Tensor] | None = None
+
+    def should_stop(self, row: Mapping[str, float], model: nn.Module) -> bool:
+        if self.patience is None:
+            return False
+        value = row[self.monitor] * (1 if lower_is_better(self.monitor) else -1)
+        if value < self.value:
+            self.value, self.age, self.state = value, 0, copy.deepcopy(model.state_dict())
+        else:
+            self.age += 1
+        return self.age >= self.patience
+
+    def restore(self, model: nn.Module) -> None:
+        if self.state is not None:
+            model.load_state_dict(self.state)
+
+
+def predict(
+    model: HardSharing, inputs: np.ndarray, batch_size: int = 4096
+) -> dict[str, np.ndarray]:
+    """Give the outputs of every head, without gradients and in evaluation mode.
+
+    Parameters
+    ----------
+    model : HardSharing
+    inputs : numpy.ndarray, shape (N, ...)
+    batch_size : int
+        Rows at a time; only memory depends on it.
+
+    Returns
+    -------
+    dict of numpy.ndarray, shape (N, task.outputs), by task name
+        As ``keras.Model.predict`` gives them.
+
+    Examples
+    --------
+    >>> from mtl_tutorial.pytorch import mlp
+    >>> model = HardSharing(mlp(784, 8), {"gt5": nn.Linear(8, 1)})
+    >>> predict(model, np.zeros((3, 28, 28), dtype="float32"))["gt5"].shape
+    (3, 1)
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    parts: list[dict[str, Tensor]] = []
+    with torch.inference_mode():
+        for rows in batches(len(inputs), batch_size):
+            parts.append(model(torch.from_numpy(inputs[rows]).to(device)))
+    model.train(was_training)
+    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+
+
+def evaluate(model: HardSharing, tasks: Sequence[Task], data: Split) -> dict[str, float]:
+    """Losses and metrics of every task on a split.
+
+    Parameters
+    ----------
+    model : HardSharing
+    tasks : sequence of Task
+    data : Split
+
+    Returns
+    -------
+    dict of float
+        ``"loss"``, the plain sum of the tasks' losses; ``"digit_loss"``, …; and the metrics of
+        :func:`mtl_tutorial.metrics.scores`.
+
+    Examples
+    --------
+    >>> from mtl_tutorial.datasets import digits
+    >>> from mtl_tutorial.pytorch import mlp
+    >>> from mtl_tutorial.tasks import Binary
+    >>> model = HardSharing(mlp(784, 8), {"gt5": nn.Linear(8, 1)})
+    >>> list(evaluate(model, [Binary("gt5")], digits().valid))
+    ['loss', 'gt5_loss', 'gt5_accuracy', 'gt5_f1']
+    """
+    outputs = predict(model, data.inputs)
+    losses = {
+        f"{task.name}_loss": float(
+            task_loss(
+                task,
+                torch.from_numpy(outputs[task.name]),
+                torch.from_numpy(data.targets[task.name]),
+            )
+        )
+        for task in tasks
+    }
+    return {"loss": sum(losses.values()), **losses, **scores(tasks, outputs, data.targets)}
+
+
+def _to_device(
+    data: Split, tasks: Iterable[Task], device: torch.device
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Move the whole split to the device once: its batches are then slices there."""
+    targets = {task.name: torch.from_numpy(data.targets[task.name]).to(device) for task in tasks}
+    return torch.from_numpy(data.inputs).to(device), targets

@@ -1,0 +1,360 @@
+"""Check every page of the book, and that each check can fail.
+
+The second half breaks a small good chapter in one way at a time and runs the same function on it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+
+from . import notebook_checks as checks
+
+BOOK = Path(__file__).parents[2] / "book"
+NOTEBOOKS = checks.notebooks(BOOK)
+PAGES = [*NOTEBOOKS, *sorted(BOOK.rglob("*.md"))]
+
+
+def label(value: Any) -> str:
+    """Name a test after its page or its check."""
+    return value.relative_to(BOOK).as_posix() if isinstance(value, Path) else str(value.__name__)
+
+
+# ---------------------------------------------------------------------------- the real book
+
+
+def test_every_notebook_is_checked_and_built() -> None:
+    """Checks that collect nothing prove nothing, and what is not built stays green for ever."""
+    assert checks.uncollected(BOOK) == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=label)
+@pytest.mark.parametrize("check", checks.PAGE_CHECKS, ids=label)
+def test_page(check: checks.Check, path: Path) -> None:
+    """A page of prose, Markdown or notebook."""
+    assert check(path) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=label)
+@pytest.mark.parametrize("check", checks.CHAPTER_CHECKS, ids=label)
+def test_chapter(check: checks.Check, path: Path) -> None:
+    """A notebook."""
+    assert check(path) == []
+
+
+# ---------------------------------------------------------------------------- a small good chapter
+
+
+def md(source: str) -> NotebookNode:
+    """Return a Markdown cell."""
+    return nbformat.v4.new_markdown_cell(source)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def code(source: str, *tags: str, **mystnb: Any) -> NotebookNode:
+    """Return a code cell."""
+    metadata: dict[str, Any] = {"tags": list(tags)} if tags else {}
+    if mystnb:
+        metadata["mystnb"] = mystnb
+    return nbformat.v4.new_code_cell(source, metadata=metadata)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def exercise(label: str) -> list[NotebookNode]:
+    """Return an exercise and its solution."""
+    return [
+        md(
+            f"```{{exercise-start}}\n:label: {label}\n```\nDouble it.\n```{{exercise-end}}\n```\n\n"
+            f"```{{solution-start}} {label}\n:class: dropdown\n```"
+        ),
+        code("assert 2 * 1 == 2"),
+        md("```{solution-end}\n```"),
+    ]
+
+
+DRAWN = {
+    "image": {"alt": "Both losses fall, the second one faster", "classes": "dark-light"},
+    "figure": {"name": "fig-losses", "caption": "Losses, at best {glue:text}`acc:.2f`, $w=0.5$."},
+}
+CELLS = [
+    md(
+        "# Two tasks\n\nAfter this chapter you will be\nable to\n\n- build a trunk,\n- train it.\n\n"
+        "Time budget: 60 seconds."
+    ),
+    code("import mtl_tutorial\n\nprint(mtl_tutorial.__version__)"),
+    code("import torch", "pytorch"),
+    code("import torch\nimport keras", "keras"),
+    md(
+        "With `lr=0.1` and $w=0.5$ the accuracy is {glue:text}`acc:.1%`, on 28 images {cite:p}`a`.\n"
+        "Python 3.11.2 ran it, see <https://example.org/1.5>.\n\n"
+        "```{math}\n:label: eq-a\nx = 0.5\n```\n\n"
+        ":::{note}\nThe last of {glue:text}`best` losses is {glue:text}`loss-keras:.3f`; <b>not</b> $0.25$.\n:::"
+    ),
+    code('glue(acc=0.5, best=3, **{f"loss-{name}": 1.0 for name in ("keras",)})', "remove-cell"),
+    code("plt.plot(losses)", **DRAWN),
+    code("glue(**{'share': 0.5})"),
+    md('```{figure} net.svg\n:alt: "One trunk, and a head for each task"\n```\n{glue:text}`share`'),
+    code("assert mine == theirs", "equals-library"),
+    code('raise ValueError("shown on purpose")', "raises-exception"),
+    *[code(f"x{i} = {i}") for i in range(4)],
+    md("## What can go wrong\n\nMuch."),
+    *exercise("ex-one"),
+    *exercise("ex-two"),
+    md("## Check yourself\n\n" + "\n\n".join(["```{dropdown} Why?\nThus.\n```"] * 3)),
+    md("## What to read next\n\n{cite:t}`caruana`."),
+]
+METADATA = {
+    "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+    "language_info": {"name": "python"},
+    "mtl_tutorial": {"budget_seconds": 60},
+}
+
+
+VERSION = {"nbformat": 4, "nbformat_minor": 5}
+
+
+@pytest.fixture
+def chapter() -> NotebookNode:
+    """Return a chapter that every check accepts."""
+    return nbformat.from_dict({"cells": CELLS, "metadata": METADATA, **VERSION})  # type: ignore[no-untyped-call, no-any-return]
+
+
+def write(notebook: NotebookNode, folder: Path) -> Path:
+    """Write a chapter where a chapter would be."""
+    path = folder / "case-studies" / "broken.ipynb"
+    path.parent.mkdir()
+    nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+    return path
+
+
+@pytest.mark.parametrize("check", [*checks.PAGE_CHECKS, *checks.CHAPTER_CHECKS], ids=label)
+def test_good_chapter_passes(check: checks.Check, chapter: NotebookNode, tmp_path: Path) -> None:
+    """Else the breakages below could be red for another reason."""
+    assert check(write(chapter, tmp_path)) == []
+
+
+# ---------------------------------------------------------------------------- broken on purpose
+
+Break = Callable[[NotebookNode], Any]
+
+
+def cell(notebook: NotebookNode, text: str) -> NotebookNode:
+    """Return the first cell that contains a text."""
+    cells: list[NotebookNode] = notebook.cells
+    return next(c for c in cells if text in c.source)
+
+
+def edit(old: str, new: str) -> Break:
+    """Replace a text in the first cell that contains it."""
+
+    def change(notebook: NotebookNode) -> None:
+        found = cell(notebook, old)
+        found.source = found.source.replace(old, new)
+
+    return change
+
+
+def insert(*cells: NotebookNode, after: str = "x3 = 3") -> Break:
+    """Insert cells after the one that contains a text."""
+
+    def change(notebook: NotebookNode) -> None:
+        place = notebook.cells.index(cell(notebook, after)) + 1
+        notebook.cells[place:place] = cells
+
+    return change
+
+
+def drop(text: str) -> Break:
+    """Remove the first cell that contains a text."""
+    return lambda notebook: notebook.cells.remove(cell(notebook, text))
+
+
+def tag(text: str, *tags: str) -> Break:
+    """Replace the tags of the first cell that contains a text."""
+    return lambda notebook: cell(notebook, text).metadata.update(tags=list(tags))
+
+
+def show(text: str, **mystnb: Any) -> Break:
+    """Replace the image metadata of the first cell that contains a text."""
+    return lambda notebook: cell(notebook, text).metadata.update(mystnb=mystnb)
+
+
+def meta(**metadata: Any) -> Break:
+    """Set notebook metadata."""
+    return lambda notebook: notebook.metadata.update(metadata)
+
+
+def stored(notebook: NotebookNode) -> None:
+    """Store an output, as saving after a run does."""
+    ran = cell(notebook, "x3 = 3")
+    ran.outputs = [nbformat.v4.new_output("stream", text="3")]  # type: ignore[no-untyped-call]
+    ran.execution_count = 7
+
+
+def after(text: str) -> Break:
+    """Insert Markdown after the cell `x3 = 3`."""
+    return insert(md(text))
+
+
+BROKEN: list[tuple[checks.Check, Break, str]] = [
+    # 1 clean
+    (checks.stored_state, stored, "cell 15: holds stored outputs"),
+    (checks.stored_state, stored, "cell 15: holds an execution count"),
+    (checks.stored_state, meta(kernelspec={"name": ".venv"}), "kernel {'name': '.venv'}"),
+    (
+        checks.stored_state,
+        meta(language_info={"version": "3.11.2"}),
+        "['version'] in language_info",
+    ),
+    (checks.stored_state, meta(colab={}), "notebook metadata ['colab']"),
+    (checks.stored_state, lambda n: n.cells[1].metadata.update(id="x"), "cell 2: has metadata"),
+    # 2 silent greens, hidden teaching
+    (
+        checks.silent_green,
+        meta(execution={"allow_errors": True}),
+        "sets execution ['allow_errors']",
+    ),
+    (checks.silent_green, meta(mystnb={"execution_mode": "off"}), "sets mystnb ['execution_mode']"),
+    (checks.silent_green, tag("x3 = 3", "skip-execution"), "cell 15: has tags ['skip-execution']"),
+    (checks.silent_green, edit("x3 = 3", "%%script true\nx3 = 3"), "cell 15: starts with a cell"),
+    (checks.silent_green, tag("mine ==", "raises-exception"), "its assertion checks nothing"),
+    (checks.silent_green, tag("raise", "raises-exception", "remove-output"), "hides the message"),
+    (checks.hidden_teaching, tag("x3 = 3", "remove_input"), "cell 15: hides code"),
+    (checks.hidden_teaching, show("x3 = 3", remove_code_source=True), "cell 15: hides code"),
+    # 3 numbers
+    (checks.typed_numbers, edit("{glue:text}`acc:.1%`", "97.5"), "cell 5: number '97.5'"),
+    (checks.typed_numbers, edit("Double it", "Gain 3 %"), "number '3' typed in 'Gain 3 %.'"),
+    (checks.typed_numbers, edit("Much.", "About 12 per cent."), "number '12'"),
+    (checks.typed_numbers, edit("Much.", "A rate of 1e-3."), "number '1e-3'"),
+    (checks.typed_numbers, edit("Much.", "[1.5 times](a.md)"), "number '1.5'"),
+    (checks.typed_numbers, edit("Why?", "Why 0.5?"), "number '0.5'"),
+    (checks.typed_numbers, edit("`loss-keras:.3f`", "`loss-keras` 0.7"), "number '0.7'"),
+    (checks.typed_numbers, after("| a |\n| - |\n| .5 |"), "number '.5'"),
+    (
+        checks.typed_numbers,
+        show("plt.plot", figure={"caption": "At 97.5"}, image={"alt": "From 0.2 up"}),
+        "number '0.2'",
+    ),
+    (checks.glued_keys, edit("`acc:.1%`", "`accuracy:.1%`"), "cell 5: uses key 'accuracy'"),
+    (checks.glued_keys, edit("{'share'", "{'shared'"), "uses key 'share'"),
+    (checks.glued_keys, edit("`acc:.1%`", "`other.ipynb::a:.1%`"), "'other.ipynb', which does not"),
+    (checks.glued_keys, edit("`acc:.1%`", "`broken.ipynb::a:.1%`"), "uses key 'a'"),
+    # 4 size
+    (checks.size, lambda n: [drop(f"x{i} =")(n) for i in range(2)], "has 11 code cells"),
+    (checks.size, insert(*[code("y = 1") for _ in range(8)]), "has 21 code cells"),
+    (checks.size, insert(code("y = 1\n" * 31)), "cell 16: has 31 lines"),
+    (checks.size, insert(code("y = " + "1" * 85)), "cell 16: has a line of 89 characters"),
+    (checks.size, insert(*[code("y = 1\n" * 30, "keras") for _ in "12345678"]), "lines for keras"),
+    (checks.size, edit("Much.", "word " * 2500), "words of prose"),
+    (
+        checks.self_contained,
+        edit("x3 = 3", "sys.path.insert(0, '..')"),
+        "cell 15: changes sys.path",
+    ),
+    (checks.self_contained, edit("x3 = 3", "%pip install x"), "cell 15: installs"),
+    (checks.self_contained, edit("x3 = 3", "!pip install x"), "cell 15: calls a shell"),
+    (checks.self_contained, edit("x3 = 3", "MNIST('.', download=True)"), "cell 15: fetches"),
+    (checks.self_contained, edit("x3 = 3", "requests.get(url)"), "cell 15: fetches"),
+    # 5 structure
+    (checks.opening, edit("# Two", "Two"), "has no title"),
+    (checks.opening, edit("you will be\nable to", "you know"), "does not say"),
+    (checks.opening, edit("- train it", ""), "lists 1 goals"),
+    (checks.opening, edit("60 seconds", "a while"), "write '60 seconds'"),
+    (checks.opening, meta(mtl_tutorial={"budget_seconds": 91}), "budget_seconds 91"),
+    (checks.opening, meta(mtl_tutorial={}), "budget_seconds None"),
+    (checks.opening, lambda n: n.cells.pop(0), "cell 1: is not Markdown"),
+    (checks.closing, drop("## What can go wrong"), "no section 'What can go wrong'"),
+    (checks.closing, edit("{cite:t}`caruana`", "A book"), "cites nothing"),
+    (checks.closing, edit("\n\n```{dropdown} Why?\nThus.\n```", ""), "has 0 folded answers"),
+    (checks.closing, lambda n: n.cells.insert(1, n.cells.pop()), "ends out of order"),
+    (checks.closing, lambda n: n.cells.insert(1, n.cells.pop(16)), "ends out of order"),
+    (checks.exercises, drop("ex-two"), "has 1 exercises"),
+    (checks.exercises, edit("solution-start} ex-one", "note} ex-one"), "'ex-one' has no"),
+    (checks.exercises, edit("assert 2 * 1 == 2", "2 * 1"), "'ex-one' asserts nothing"),
+    (checks.exercises, edit(":class: dropdown", ":class: wide"), "'ex-one' is open"),
+    (checks.exercises, lambda n: [drop("solution-end")(n) for _ in "12"], "is never closed"),
+    (checks.equals_library, tag("mine == theirs"), "never compares with the library"),
+    (checks.equals_library, edit("assert mine == theirs", "mine"), "but asserts nothing"),
+    (checks.names_version, edit(".__version__", ""), "does not show mtl_tutorial.__version__"),
+    # 6 figures
+    (checks.alt_texts, show("plt.plot"), "cell 7: draws with alt text ''"),
+    (checks.alt_texts, show("plt.plot", image={"alt": "losses.png"}), "alt text 'losses.png'"),
+    (
+        checks.alt_texts,
+        show("plt.plot", image={"alt": "Both losses fall", "class": "dark-light"}),
+        "cell 7: has keys ['class']",
+    ),
+    (checks.alt_texts, edit("x3 = 3", "ax[0].imshow(x)"), "cell 15: draws with alt text ''"),
+    (
+        checks.alt_texts,
+        edit("x3 = 3", "from mtl_tutorial.plotting import curves\ncurves(x)"),
+        "cell 15: draws with alt text ''",
+    ),
+    (checks.alt_texts, edit(":alt:", ":name:"), "figure 'net.svg' has alt text ''"),
+    (checks.alt_texts, after("![](trunk.svg)"), "image 'trunk.svg' has alt text ''"),
+    # 7, 8 frameworks
+    (
+        checks.torch_first,
+        edit("import torch", "import tensorflow, torch"),
+        "cell 3: imports tensorflow",
+    ),
+    (
+        checks.torch_first,
+        edit("import mtl_tutorial", "from mtl_tutorial.keras import fit"),
+        "cell 2: imports mtl_tutorial.keras.fit before torch (cell 3)",
+    ),
+    (checks.tab_pairs, insert(md("Then."), after="import torch"), "alone; add the other"),
+    (checks.tab_pairs, tag("x3 = 3", "keras"), "cell 15: is a tab for {'keras'} alone"),
+    (checks.tab_pairs, tag("import torch", "keras", "pytorch"), "tagged for both frameworks"),
+]
+
+
+@pytest.mark.parametrize(
+    ("check", "break_it", "message"),
+    BROKEN,
+    ids=[f"{label(check)}-{number}" for number, (check, *_) in enumerate(BROKEN)],
+)
+def test_broken_chapter_is_found(
+    check: checks.Check, break_it: Break, message: str, chapter: NotebookNode, tmp_path: Path
+) -> None:
+    """The real check, on a copy broken in one way."""
+    break_it(chapter)
+    path = write(chapter, tmp_path)
+    findings = check(path)
+    print(*findings, sep="\n")
+    assert [f for f in findings if message in f]
+    assert all(f.startswith("broken.ipynb") for f in findings)
+
+
+def test_every_check_has_been_seen_to_fail() -> None:
+    """A check without a breakage above is a hope."""
+    assert {check for check, *_ in BROKEN} == {*checks.PAGE_CHECKS, *checks.CHAPTER_CHECKS}
+
+
+def test_lone_tab_under_a_heading_of_its_framework(chapter: NotebookNode, tmp_path: Path) -> None:
+    """The one place where a single tab is meant."""
+    insert(md("## The same in Keras"), code("keras.Model()", "keras"))(chapter)
+    assert checks.tab_pairs(write(chapter, tmp_path)) == []
+
+
+def test_markdown_pages_are_read(tmp_path: Path) -> None:
+    """A landing page has no cells, but it has numbers."""
+    page = tmp_path / "index.md"
+    page.write_text("# Book\n\nAccuracy 97.5, see {glue:text}`a.ipynb::acc:.2f`.\n", "utf-8")
+    assert len(checks.typed_numbers(page)) == 1
+    assert len(checks.glued_keys(page)) == 1
+
+
+def test_uncollected_notebooks_are_found(chapter: NotebookNode, tmp_path: Path) -> None:
+    """A part without notebooks, and a notebook that nobody builds."""
+    path = write(chapter, tmp_path)
+    toc = tmp_path / "_toc.yml"
+    toc.write_text("format: jb-book\nroot: index\n", "utf-8")
+    assert checks.uncollected(tmp_path)[0].startswith("case-studies/broken.ipynb: is not in _toc")
+    toc.write_text(
+        "format: jb-book\nroot: index\nchapters:\n- file: case-studies/broken\n", "utf-8"
+    )
+    assert checks.uncollected(tmp_path) == []
+    path.unlink()
+    assert "no notebook found" in checks.uncollected(tmp_path)[0]

@@ -1,0 +1,296 @@
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtl_tutorial.datasets import Split
+from mtl_tutorial.metrics import scores
+from mtl_tutorial.pytorch import HardSharing, evaluate, fit, linear_heads, mlp, predict, task_loss
+from mtl_tutorial.sampling import batches
+from mtl_tutorial.tasks import Binary, Classification, Regression, Task
+from mtl_tutorial.weighting import Static, Weighting
+
+TASKS: list[Task] = [Classification("kind", classes=3), Binary("big")]
+
+
+def split(rows: int, seed: int = 0) -> Split:
+    generator = np.random.default_rng(seed)
+    inputs = generator.normal(size=(rows, 6)).astype(np.float32)
+    kind = inputs[:, :3].argmax(axis=1)
+    return Split(inputs, {"kind": kind, "big": (inputs.sum(axis=1) > 0).astype(np.int64)})
+
+
+def net(tasks: list[Task] | None = None, trunk: nn.Module | None = None) -> HardSharing:
+    torch.manual_seed(0)
+    return HardSharing(trunk or mlp(6, 8), linear_heads(tasks or TASKS, features=8))
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+TRAIN, VALID = split(50), split(30, seed=1)
+
+
+def by_hand(model: HardSharing, train: Split, epochs: int, values: tuple[float, float]) -> Any:
+    """Train as one would without the library; give the mean losses of each epoch."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    generator = np.random.default_rng(7)
+    inputs = torch.from_numpy(train.inputs)
+    kind, big = (torch.from_numpy(train.targets[name]) for name in ("kind", "big"))
+    history = []
+    for _ in range(epochs):
+        seen = []
+        for rows in batches(len(train), 16, generator):
+            outputs = model(inputs[rows])
+            losses = [
+                F.cross_entropy(outputs["kind"], kind[rows]),
+                F.binary_cross_entropy_with_logits(outputs["big"][:, 0], big[rows].float()),
+            ]
+            optimizer.zero_grad()
+            (values[0] * losses[0] + values[1] * losses[1]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            seen.append([loss.item() for loss in losses])
+        history.append(np.mean(seen, axis=0))
+    return np.array(history)
+
+
+@pytest.mark.parametrize("values", [None, (0.6, 0.4)])
+def test_fit_is_the_loop_by_hand_bit_for_bit(values: tuple[float, float] | None) -> None:
+    ours, theirs = net(), net()
+    weighting = Static(values) if values else None
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": 16, "seed": 7, "device": "cpu"}
+    history = fit(ours, TASKS, TRAIN, VALID, weighting=weighting, **settings)
+    seen = by_hand(theirs, TRAIN, 3, values or (1.0, 1.0))
+    assert same(ours, theirs)
+    assert not same(ours, net())
+    assert history["kind_loss"] == pytest.approx(seen[:, 0])
+    assert history["big_loss"] == pytest.approx(seen[:, 1])
+
+
+def test_history_ends_with_the_evaluation_of_the_model() -> None:
+    model = net()
+    history = fit(model, TASKS, TRAIN, VALID, epochs=2)
+    found = evaluate(model, TASKS, VALID)
+    assert {f"val_{key}": value for key, value in found.items()} == {
+        key: values[-1] for key, values in history.items() if key.startswith("val_")
+    }
+    assert {len(values) for values in history.values()} == {2}
+
+
+def test_own_optimizer_is_used() -> None:
+    model, start = net(), net()
+    fit(model, TASKS, TRAIN, VALID, epochs=1, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
+    assert same(model, start)
+
+
+def test_seed_is_the_order_of_the_batches() -> None:
+    models = []
+    for seed in (0, 0, 1):
+        models.append(net())
+        fit(models[-1], TASKS, TRAIN, VALID, epochs=1, batch_size=8, seed=seed)
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
+
+
+class Recorder(Weighting):
+    """Weights in proportion to the losses; keeps which tasks were there, and their losses."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[list[bool], list[float]]] = []
+
+    def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
+        assert isinstance(self.present, np.ndarray)
+        self.seen.append((self.present.tolist(), losses.tolist()))
+        return losses.copy()
+
+
+def test_absent_task_is_no_part_of_the_step() -> None:
+    """The second task has labels in the first batch only, one of them missing."""
+    train = split(12)
+    train.targets["big"][[1, *range(4, 12)]] = -1
+    model = net()
+    heads = copy.deepcopy(model.heads)
+    optimizer, recorder = torch.optim.Adam(model.parameters()), Recorder()
+    order = np.concatenate(list(batches(12, 4, np.random.default_rng(0))))
+    shuffled = train.take(np.argsort(order))  # so that the loop meets the rows as they stand
+    history = fit(
+        model,
+        TASKS,
+        shuffled,
+        VALID,
+        epochs=1,
+        batch_size=4,
+        optimizer=optimizer,
+        weighting=recorder,
+    )
+    assert [present for present, _ in recorder.seen] == [[True, True], [True, False], [True, False]]
+    assert history["big_loss"] == [pytest.approx(recorder.seen[0][1][1])]
+    assert history["kind_loss"] == [pytest.approx(np.mean([seen[0] for _, seen in recorder.seen]))]
+    steps = {
+        name: optimizer.state[model.get_parameter(f"heads.{name}.bias")]["step"].item()
+        for name in model.heads
+    }
+    assert steps == {"kind": 3, "big": 1}
+    assert not same(model.heads["big"], heads["big"])
+
+
+def test_missing_labels_have_no_say() -> None:
+    """What is missing may stand for anything: the same training as with those rows masked by hand."""
+    train, tasks = split(40), [*TASKS, Regression("size")]
+    hide = np.arange(40) % 3 == 0
+    targets: dict[str, Any] = {
+        "kind": np.where(hide, -1, train.targets["kind"]),
+        "big": np.where(~hide, -1, train.targets["big"]),
+        "size": np.where(hide, np.nan, train.inputs[:, 0]),
+    }
+    model, plain = net(tasks), net(tasks)
+    fit(
+        model,
+        tasks,
+        Split(train.inputs, targets),
+        Split(train.inputs, targets),
+        epochs=1,
+        batch_size=40,
+    )
+    inputs, optimizer = (
+        torch.from_numpy(train.inputs),
+        torch.optim.Adam(plain.parameters(), lr=1e-3),
+    )
+    outputs = plain(inputs)
+    loss = (
+        F.cross_entropy(outputs["kind"][~hide], torch.from_numpy(targets["kind"])[~hide])
+        + F.binary_cross_entropy_with_logits(
+            outputs["big"][hide, 0], torch.from_numpy(targets["big"])[hide].float()
+        )
+        + F.mse_loss(outputs["size"][~hide, 0], inputs[~hide, 0])
+    )
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_task_without_any_label_is_left_alone() -> None:
+    train = split(20)
+    train.targets["big"][:] = -1
+    model, alone = net(), net()
+    fit(model, TASKS, train, VALID, epochs=2)
+    fit(alone, TASKS[:1], train, VALID, epochs=2)
+    assert same(model, alone)
+
+
+def test_early_stopping_puts_the_best_epoch_back() -> None:
+    """At this learning rate the validation loss soon rises; the best epoch must come back."""
+
+    def run(epochs: int, patience: int | None) -> tuple[HardSharing, dict[str, list[float]]]:
+        model = net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        settings: dict[str, Any] = {"patience": patience, "optimizer": optimizer}
+        return model, fit(model, TASKS, TRAIN, VALID, epochs=epochs, **settings)
+
+    stopped, history = run(200, patience=3)
+    losses = history["val_loss"]
+    best = int(np.argmin(losses))
+    assert len(losses) == best + 1 + 3 < 200
+    fresh, _ = run(best + 1, patience=None)
+    assert same(stopped, fresh)
+    assert evaluate(stopped, TASKS, VALID)["loss"] == min(losses)
+
+
+def test_a_success_is_monitored_upwards() -> None:
+    model = net()
+    settings: dict[str, Any] = {"patience": 5, "monitor": "val_kind_accuracy"}
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    history = fit(model, TASKS, TRAIN, VALID, epochs=60, optimizer=optimizer, **settings)
+    best = max(history["val_kind_accuracy"])
+    assert best > history["val_kind_accuracy"][0]
+    assert evaluate(model, TASKS, VALID)["kind_accuracy"] == best
+
+
+def test_without_patience_the_last_parameters_stay() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=5.0)
+    history = fit(model, TASKS, TRAIN, VALID, epochs=10, optimizer=optimizer)
+    assert (
+        evaluate(model, TASKS, VALID)["loss"] == history["val_loss"][-1] > min(history["val_loss"])
+    )
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_misspelt_monitor_is_found_before_training(patience: int | None) -> None:
+    model = net()
+    with pytest.raises(KeyError, match=r"no 'val_kind_acc' to monitor.*val_kind_accuracy"):
+        fit(model, TASKS, TRAIN, VALID, epochs=1, monitor="val_kind_acc", patience=patience)
+    assert same(model, net())
+
+
+@pytest.mark.parametrize("where", ["train", "valid"])
+def test_bad_label_is_found_before_training(where: str) -> None:
+    model, data = net(), {"train": split(50), "valid": split(30)}
+    data[where].targets["kind"][5] = 3
+    with pytest.raises(ValueError, match=r"task 'kind': row 5 holds 3; allowed .* 0 to 2"):
+        fit(model, TASKS, data["train"], data["valid"], epochs=1)
+    assert same(model, net())
+
+
+def test_task_without_head_or_target() -> None:
+    model = net(TASKS[:1])
+    with pytest.raises(KeyError, match=r"no head 'big'; it has \['kind'\]"):
+        fit(model, TASKS, TRAIN, VALID, epochs=1)
+    with pytest.raises(KeyError, match="no target named 'other'"):
+        fit(net([Binary("other")]), [Binary("other")], TRAIN, VALID, epochs=1)
+
+
+def test_fit_trains_in_training_mode_and_evaluates_without_it() -> None:
+    model = net(trunk=nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)))
+    model.eval()
+    fit(model, TASKS, TRAIN, VALID, epochs=1)
+    norm = model.get_submodule("trunk.1")
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.num_batches_tracked == 1  # one batch of training; validation left no trace
+    assert evaluate(model, TASKS, VALID) == evaluate(model, TASKS, VALID)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_predict_is_the_model_in_evaluation_mode(training: bool) -> None:
+    model = net(trunk=nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5)))
+    model.train(training)
+    found = predict(model, VALID.inputs, batch_size=7)
+    assert model.training is training
+    model.eval()
+    for name, output in model(torch.from_numpy(VALID.inputs)).items():
+        np.testing.assert_allclose(found[name], output.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_evaluate_is_task_loss_and_scores_on_the_whole_split() -> None:
+    model, outputs = net(), predict(net(), VALID.inputs)
+    losses: dict[str, Tensor] = {
+        f"{task.name}_loss": task_loss(
+            task,
+            torch.from_numpy(outputs[task.name]),
+            torch.from_numpy(VALID.targets[task.name]),
+        )
+        for task in TASKS
+    }
+    expected = {name: loss.item() for name, loss in losses.items()}
+    found = evaluate(model, TASKS, VALID)
+    assert found == {
+        "loss": sum(expected.values()),
+        **expected,
+        **scores(TASKS, outputs, VALID.targets),
+    }
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_fit_on_a_gpu_agrees_with_the_cpu() -> None:
+    gpu, cpu = net(), net()
+    on_gpu = fit(gpu, TASKS, TRAIN, VALID, epochs=2)
+    on_cpu = fit(cpu, TASKS, TRAIN, VALID, epochs=2, device="cpu")
+    assert next(gpu.parameters()).is_cuda
+    assert on_gpu["val_loss"] == pytest.approx(on_cpu["val_loss"], rel=1e-3)

@@ -1,0 +1,142 @@
+"""PyTorch and Keras from equal weights and equal batches: equal losses, equal steps."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mtl_tutorial.keras
+import mtl_tutorial.pytorch
+from mtl_tutorial.sampling import batches
+from mtl_tutorial.tasks import Binary, Classification, Regression, Task, labelled
+from mtl_tutorial.weighting import Equal, Static, Weighting
+
+TASKS: list[Task] = [Classification("kind", classes=4), Binary("big"), Regression("size")]
+each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+
+
+class Inverse(Weighting):
+    """One over the loss: the weighting reads the losses, and must never meet an absent task's 0."""
+
+    def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
+        return 1 / losses
+
+
+def some_targets(
+    task: Task, rows: int, missing: float, generator: np.random.Generator
+) -> np.ndarray:
+    if isinstance(task, Regression):
+        truth = generator.normal(size=rows).astype("float32")
+    else:
+        truth = generator.integers(0, max(2, task.outputs), rows)
+    return np.where(generator.random(rows) < missing, task.missing, truth).astype(truth.dtype)
+
+
+def both(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give loss and gradient in each framework, as one vector each."""
+    tensor = torch.from_numpy(outputs).requires_grad_()
+    loss = mtl_tutorial.pytorch.task_loss(task, tensor, torch.from_numpy(targets))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert tensor.grad is not None
+    variable = tf.Variable(outputs)
+    with tf.GradientTape() as tape:
+        its_loss = mtl_tutorial.keras.task_loss(task, tf.constant(targets), variable)
+    its_gradient = tape.gradient(its_loss, variable).numpy()
+    return (
+        np.append(tensor.grad.numpy(), loss.item()),
+        np.append(its_gradient, its_loss.numpy()),
+    )
+
+
+@each_task
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rows=st.integers(1, 9),
+    scale=st.sampled_from([1e-3, 1.0, 30.0]),
+    missing=st.sampled_from([0.0, 0.4, 1.0]),
+)
+def test_loss_and_gradient(task: Task, seed: int, rows: int, scale: float, missing: float) -> None:
+    generator = np.random.default_rng(seed)
+    outputs = (scale * generator.normal(size=(rows, task.outputs))).astype("float32")
+    ours, theirs = both(task, outputs, some_targets(task, rows, missing, generator))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", TASKS[:2], ids=lambda task: task.name)
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("label", [0, 1])
+def test_extreme_logits(task: Task, sign: int, label: int) -> None:
+    outputs = np.zeros((2, task.outputs), "float32")
+    outputs[:, 0] = sign * 1e4
+    ours, theirs = both(task, outputs, np.array([label, -1]))
+    assert np.isfinite(ours).all()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@each_task
+def test_no_label_at_all(task: Task) -> None:
+    outputs = np.full((3, task.outputs), 1e4, "float32")
+    targets = np.array([task.missing] * 3, "float32")
+    for found in both(task, outputs, targets):
+        assert not found.any()
+
+
+@pytest.mark.parametrize(
+    "weighting",
+    [Equal, lambda: Static([0.6, 2.0, 0.25]), Inverse],
+    ids=["Equal", "Static", "Inverse"],
+)
+def test_fifty_steps(weighting: Callable[[], Weighting]) -> None:
+    """Missing labels everywhere, and now and then a task that is absent from a batch."""
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(80, 3, 2)).astype("float32")
+    targets = {task.name: some_targets(task, 80, 0.4, generator) for task in TASKS}
+    targets["size"][:40] = np.nan
+    torch.manual_seed(0)
+    ours = mtl_tutorial.pytorch.HardSharing(
+        mtl_tutorial.pytorch.mlp(6, 8, 5), mtl_tutorial.pytorch.linear_heads(TASKS, features=5)
+    )
+    theirs = mtl_tutorial.keras.MultiTaskModel(
+        mtl_tutorial.keras.mlp(6, 8, 5), mtl_tutorial.keras.linear_heads(TASKS), weighting()
+    )
+    theirs.compile(keras.optimizers.SGD(0.05), mtl_tutorial.keras.task_losses(TASKS))
+    theirs(inputs)
+    parts = [(ours.trunk, theirs.trunk)]
+    parts += [(ours.heads[task.name], theirs.heads[task.name]) for task in TASKS]
+    for part, its_part in parts:
+        its_part.set_weights([p.detach().numpy().T for p in part.parameters()])
+
+    optimizer, rule = torch.optim.SGD(ours.parameters(), lr=0.05), weighting()
+    absent = 0
+    for _ in range(5):
+        for rows in batches(80, 8):
+            features = ours.trunk(torch.from_numpy(inputs[rows]))
+            losses = {
+                task.name: mtl_tutorial.pytorch.task_loss(
+                    task,
+                    ours.heads[task.name](features),
+                    torch.from_numpy(targets[task.name][rows]),
+                )
+                if labelled(task, targets[task.name][rows]).any()
+                else None
+                for task in TASKS
+            }
+            absent += sum(loss is None for loss in losses.values())
+            optimizer.zero_grad()
+            mtl_tutorial.pytorch.mtl_backward(losses, features, rule)
+            optimizer.step()
+            batch = {name: target[rows] for name, target in targets.items()}
+            theirs.reset_metrics()
+            shown = theirs.train_on_batch(inputs[rows], batch, return_dict=True)
+            for name, loss in losses.items():
+                expected = 0 if loss is None else loss.item()
+                assert shown[f"{name}_loss"] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert absent == 25
+    for part, its_part in parts:
+        for parameter, weight in zip(part.parameters(), its_part.get_weights(), strict=True):
+            np.testing.assert_allclose(parameter.detach().numpy().T, weight, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtl_tutorial.metrics import (
+    delta_m,
+    lower_is_better,
+    mean_interval,
+    predictions,
+    scores,
+    verdict,
+)
+from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task
+
+KIND, GT5, SIZE, BOX = Classification("kind", 3), Binary("gt5"), Regression("size"), Boxes("box")
+VALUES = st.lists(st.floats(-100, 100).map(lambda x: round(x, 3)), min_size=2, max_size=8)
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "expected"),
+    [
+        (KIND, [[0, 2, 1], [5, -1, 4]], [1, 0]),
+        (GT5, [[0.0], [1e-9], [-3.0]], [0, 1, 0]),
+        (SIZE, [[1.5], [-2.0]], [1.5, -2.0]),
+        (BOX, [[0, 1, 2, 3]], [[0, 1, 2, 3]]),
+    ],
+)
+def test_predictions(task: Task, outputs: list[list[float]], expected: list[float]) -> None:
+    assert predictions(task, np.array(outputs)).tolist() == expected
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 2), (2, 4, 1)])
+def test_predictions_of_a_wrong_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"'gt5': outputs have shape .*, expected \(N, 1\)"):
+        predictions(GT5, np.zeros(shape))
+
+
+def f1(truth: np.ndarray, guess: np.ndarray, label: int) -> float:
+    """Twice the hits over all that were said or true."""
+    hits = np.sum((truth == label) & (guess == label))
+    return float(2 * hits / max(1, np.sum(truth == label) + np.sum(guess == label)))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12))
+def test_scores_follow_their_definitions(seed: int, rows: int) -> None:
+    generator = np.random.default_rng(seed)
+    kind, gt5, size = (generator.integers(0, top, rows) for top in (3, 2, 9))
+    outputs = {task.name: generator.normal(size=(rows, task.outputs)) for task in (KIND, GT5, SIZE)}
+    found = scores([KIND, GT5, SIZE], outputs, {"kind": kind, "gt5": gt5, "size": size})
+    likeliest, yes = outputs["kind"].argmax(axis=1), outputs["gt5"][:, 0] > 0
+    seen = sorted({*kind, *likeliest})
+    assert found == pytest.approx(
+        {
+            "kind_accuracy": np.mean(kind == likeliest),
+            "kind_f1": np.mean([f1(kind, likeliest, label) for label in seen]),
+            "gt5_accuracy": np.mean(gt5 == yes),
+            "gt5_f1": f1(gt5, yes, 1),
+            "size_mae": np.mean(np.abs(outputs["size"][:, 0] - size)),
+        }
+    )
+
+
+def test_scores_skip_missing_labels() -> None:
+    generator = np.random.default_rng(0)
+    tasks: list[Task] = [KIND, GT5, SIZE]
+    outputs = {task.name: generator.normal(size=(20, task.outputs)) for task in tasks}
+    targets = {
+        "kind": generator.integers(-1, 3, 20),
+        "gt5": generator.integers(-1, 2, 20),
+        "size": np.where(generator.random(20) < 0.4, np.nan, 1.0),
+    }
+    for task in tasks:
+        name, target = task.name, targets[task.name]
+        keep = np.isfinite(target) if task is SIZE else target >= 0
+        assert 0 < keep.sum() < 20
+        alone = scores([task], {name: outputs[name][keep]}, {name: target[keep]})
+        assert scores([task], outputs, targets) == alone
+
+
+def test_scores_without_any_label_are_nan() -> None:
+    outputs = {"gt5": np.ones((2, 1)), "size": np.ones((2, 1))}
+    targets = {"gt5": np.array([-1, -1]), "size": np.array([np.nan, np.nan])}
+    found = scores([GT5, SIZE], outputs, targets)
+    assert list(found) == ["gt5_accuracy", "gt5_f1", "size_mae"]
+    assert np.isnan(list(found.values())).all()
+
+
+def test_scores_of_a_kind_without_metric() -> None:
+    with pytest.raises(TypeError, match="no metric for task 'box', a Boxes"):
+        scores([BOX], {"box": np.zeros((1, 4))}, {"box": np.zeros((1, 4))})
+
+
+@pytest.mark.parametrize(
+    ("metric", "lower"),
+    [("loss", True), ("val_loss", True), ("size_mae", True), ("gt5_f1", False), ("lossy", False)],
+)
+def test_lower_is_better(metric: str, lower: bool) -> None:
+    assert lower_is_better(metric) is lower
+
+
+def test_delta_m_by_hand() -> None:
+    stl = {"digit_accuracy": 0.8, "gt5_f1": 0.5, "size_mae": 2.0}
+    mtl = {"digit_accuracy": 0.9, "gt5_f1": 0.4, "size_mae": 1.0}
+    assert delta_m(mtl, stl) == pytest.approx((0.125 - 0.2 + 0.5) / 3)
+
+
+@given(st.floats(0.1, 0.9), st.floats(0.1, 0.9), st.floats(0.01, 100))
+def test_delta_m_has_no_unit_and_a_sign(mtl: float, stl: float, scale: float) -> None:
+    change = delta_m({"size_mae": mtl}, {"size_mae": stl})
+    assert delta_m({"size_mae": scale * mtl}, {"size_mae": scale * stl}) == pytest.approx(change)
+    assert delta_m({"gt5_f1": mtl}, {"gt5_f1": stl}) == pytest.approx(-change)
+
+
+@pytest.mark.parametrize(
+    ("mtl", "stl", "message"),
+    [
+        ({"a_f1": 1.0}, {"b_f1": 1.0}, r"\['a_f1'\] against \['b_f1'\]"),
+        ({"a_f1": 1.0}, {"a_f1": 1.0, "b_f1": 1.0}, "differ"),
+        ({}, {}, "none"),
+        ({"a_f1": 1.0, "b_f1": 1.0}, {"a_f1": 1.0, "b_f1": 0.0}, r"metric of 0: \['b_f1'\]"),
+    ],
+)
+def test_delta_m_refuses(mtl: dict[str, float], stl: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        delta_m(mtl, stl)
+
+
+@given(VALUES, st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+def test_mean_interval_agrees_with_scipy(values: list[float], confidence: float) -> None:
+    mean, half_width = mean_interval(values, confidence)
+    if half_width > 1e-9:  # scipy gives NaN where all values are equal
+        low, high = scipy.stats.t.interval(
+            confidence, len(values) - 1, np.mean(values), scipy.stats.sem(values)
+        )
+        assert (mean - half_width, mean + half_width) == pytest.approx((low, high))
+    else:
+        assert mean == pytest.approx(values[0])
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, np.nan], [1.0, np.inf]])
+def test_mean_interval_needs_two_finite_values(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="at least 2 values, all finite"):
+        mean_interval(values)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0, -0.5])
+def test_mean_interval_needs_a_fraction(confidence: float) -> None:
+    with pytest.raises(ValueError, match=f"between 0 and 1; got {confidence}"):
+        mean_interval([1.0, 2.0], confidence)
+
+
+@given(VALUES)
+def test_verdict_says_what_the_interval_says(values: list[float]) -> None:
+    mean, half_width = mean_interval(values)
+    said = verdict(values)
+    assert (said == "gains") == (mean - half_width > 0)
+    assert (said == "loses") == (mean + half_width < 0)
+    turned = {"gains": "loses", "loses": "gains"}
+    assert verdict([-value for value in values]) == turned.get(said, said)
+
+
+def test_verdict_in_other_words() -> None:
+    words = ("worse", "neither", "better")
+    assert verdict([-3, -3.1, -2.9], words) == "worse"
+    assert verdict([-1, 1, 0.5], words) == "neither"
+    assert verdict([0.0, 0.0], words) == "neither"
