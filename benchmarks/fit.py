@@ -21,7 +21,7 @@ from mtl_tutorial.sampling import batches
 from mtl_tutorial.tasks import Binary, Classification
 
 DIGIT, GT5 = TASKS = [Classification("digit", classes=10), Binary("gt5")]
-ROWS, BATCH_SIZE, EPOCHS, REPETITIONS = 6_400, 64, 2, 15
+ROWS, BATCH_SIZE, EPOCHS, REPETITIONS = 6_400, 64, 2, 31
 
 
 def made_up(rows: int) -> Split:

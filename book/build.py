@@ -39,7 +39,14 @@ ROOT = BOOK.parent
 sys.path.append(
     str(BOOK / "_ext")
 )  # the local Sphinx extensions are modules, not a package
-from notebook_cache import Cost, cache_folder, chapters, data_folder, measured, read
+from notebook_cache import (
+    Cost,
+    cache_folder,
+    chapters,
+    data_folder,
+    measured,
+    read,
+)
 
 WORKERS = 2
 MAX_BUDGET_SECONDS = 90
@@ -53,7 +60,11 @@ KERNEL_ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_ENABLE_ONEDNN_OPTS": "0",
 }
-JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+JUPYTER_BOOK = [
+    sys.executable,
+    "-c",
+    "from jupyter_book.cli.main import main; main()",
+]
 
 
 # --- settings that must not be there --------------------------------------------------------------
@@ -154,7 +165,9 @@ def run_all(paths: list[Path], timeout: int) -> Iterable[Run]:
     """Yield notebooks as they finish, ``WORKERS`` at a time, each from a fresh process."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(WORKERS, maxtasksperchild=1) as pool:
-        yield from pool.imap_unordered(partial(run_notebook, timeout=timeout), paths)
+        yield from pool.imap_unordered(
+            partial(run_notebook, timeout=timeout), paths
+        )
 
 
 def store(cache: JupyterCacheAbstract, run: Run) -> None:
@@ -178,7 +191,10 @@ def execute(
         print(f"cached   {names[path]}")
     failures = []
     for run in run_all(stale, timeout) if stale else ():
-        print(f"{'FAILED' if run.error else 'executed'} {names[run.path]}", flush=True)
+        print(
+            f"{'FAILED' if run.error else 'executed'} {names[run.path]}",
+            flush=True,
+        )
         if run.error:
             failures.append(f"{names[run.path]}, {run.error}")
         else:
@@ -198,12 +214,20 @@ def strays(cache: JupyterCacheAbstract) -> list[str]:
 # --- what it took ---------------------------------------------------------------------------------
 
 
-def print_costs(costs: dict[str, Cost], budgets: dict[str, float | None]) -> None:
+def print_costs(
+    costs: dict[str, Cost], budgets: dict[str, float | None]
+) -> None:
     """Print one line per chapter and the sum."""
     line = "{:40} {:>7} {:>7} {:>8} {:>7}".format
     print(line("chapter", "CPU s", "wall s", "peak MB", "budget"))
     for name, cost in costs.items():
-        print(line(name, *(f"{value:.1f}" for value in cost), f"{budgets[name]:.0f}"))
+        print(
+            line(
+                name,
+                *(f"{value:.1f}" for value in cost),
+                f"{budgets[name]:.0f}",
+            )
+        )
     total = sum(cost.cpu_seconds for cost in costs.values())
     print(line("whole book", f"{total:.1f}", "", "", ""))
 
@@ -237,7 +261,9 @@ class Images(HTMLParser):
         self.found: list[tuple[str, str]] = []
         self.feed(html)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(
+        self, tag: str, attrs: list[tuple[str, str | None]]
+    ) -> None:
         """Keep an image."""
         if tag == "img":
             values = dict(attrs)
@@ -261,10 +287,14 @@ def state(cached: Path) -> str:
     """Return a hash of all that pages are made from: sources, settings and executed notebooks."""
     digest = hashlib.sha256(cached.name.encode())
     sources = (
-        path for path in BOOK.rglob("*") if path.is_file() and path.suffix != ".pyc"
+        path
+        for path in BOOK.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
     )
     for path in [ROOT / "_config.yml", *sorted(sources)]:
-        digest.update(f"{path.relative_to(ROOT)}\0{path.stat().st_size}\0".encode())
+        digest.update(
+            f"{path.relative_to(ROOT)}\0{path.stat().st_size}\0".encode()
+        )
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -310,7 +340,9 @@ def main(arguments: list[str] | None = None) -> int:
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     notebooks = chapters(BOOK)
     budgets = {name: declared_budget(path) for name, path in notebooks.items()}
-    if report("refused", config_problems(config) + declaration_problems(budgets)):
+    if report(
+        "refused", config_problems(config) + declaration_problems(budgets)
+    ):
         return 1
 
     os.environ.update(KERNEL_ENVIRONMENT)
@@ -323,7 +355,8 @@ def main(arguments: list[str] | None = None) -> int:
         shutil.rmtree(folder, ignore_errors=True)
     cache = get_cache(folder)
     if report(
-        "failed", execute(notebooks, budgets, cache, config["execute"]["timeout"])
+        "failed",
+        execute(notebooks, budgets, cache, config["execute"]["timeout"]),
     ):
         return 1
     costs = {
@@ -338,7 +371,11 @@ def main(arguments: list[str] | None = None) -> int:
     stamp = (
         html / ".green"
     )  # written last, so what it stands for was green from end to end
-    if stamp.exists() and stamp.read_text() == now and not (options.force or expensive):
+    if (
+        stamp.exists()
+        and stamp.read_text() == now
+        and not (options.force or expensive)
+    ):
         print(f"unchanged\n{html / 'index.html'}")
         return 0
     if status := build_html(html.parent):

@@ -55,7 +55,9 @@ class ChapterTimes(SphinxDirective):
         """Return the sentence and the table."""
         book = Path(self.env.srcdir)
         cache = get_cache(self.config.nb_execution_cache_path)
-        costs = {name: measured(cache, path) for name, path in chapters(book).items()}
+        costs = {
+            name: measured(cache, path) for name, path in chapters(book).items()
+        }
         container = nodes.container(classes=["chapter-times"])
         self.state.nested_parse(
             StringList(markdown(costs), source=__file__), 0, container

@@ -30,9 +30,14 @@ STYLES = f"<noscript><style>{SHOW_BOTH}</style></noscript><style media='print'>{
 
 def framework(node: nodes.Node) -> str | None:
     """Return the framework whose tag a rendered code cell carries, or None."""
-    if not isinstance(node, nodes.container) or node.get("nb_element") != "cell_code":
+    if (
+        not isinstance(node, nodes.container)
+        or node.get("nb_element") != "cell_code"
+    ):
         return None
-    return next((tag for tag in LABELS if f"tag_{tag}" in node["classes"]), None)
+    return next(
+        (tag for tag in LABELS if f"tag_{tag}" in node["classes"]), None
+    )
 
 
 def tab_item(tag: str, cells: Iterable[nodes.Node]) -> nodes.container:
@@ -41,7 +46,9 @@ def tab_item(tag: str, cells: Iterable[nodes.Node]) -> nodes.container:
         LABELS[tag], "", nodes.Text(LABELS[tag]), classes=["sd-tab-label"]
     )
     label["sync_group"], label["sync_id"] = "framework", tag
-    content = create_component("tab-content", ["sd-tab-content"], children=list(cells))
+    content = create_component(
+        "tab-content", ["sd-tab-content"], children=list(cells)
+    )
     return create_component(
         "tab-item", ["sd-tab-item"], children=[label, content], selected=False
     )
@@ -49,8 +56,13 @@ def tab_item(tag: str, cells: Iterable[nodes.Node]) -> nodes.container:
 
 def tab_set(cells: list[nodes.Node]) -> nodes.container:
     """Return one tab set for a run of tagged cells, merged by tag: P P K and P K P K give two."""
-    found = {tag: [cell for cell in cells if framework(cell) == tag] for tag in LABELS}
-    items = [tab_item(tag, members) for tag, members in found.items() if members]
+    found = {
+        tag: [cell for cell in cells if framework(cell) == tag]
+        for tag in LABELS
+    }
+    items = [
+        tab_item(tag, members) for tag, members in found.items() if members
+    ]
     return create_component("tab-set", ["sd-tab-set"], children=items)
 
 
@@ -62,7 +74,9 @@ class FrameworkTabs(SphinxTransform):
     def apply(self, **kwargs: Any) -> None:
         """Replace each run of tagged cells by its tab set, wherever in the page it is."""
         cells = [
-            node for node in self.document.findall(nodes.container) if framework(node)
+            node
+            for node in self.document.findall(nodes.container)
+            if framework(node)
         ]
         for parent in {id(cell.parent): cell.parent for cell in cells}.values():
             children: list[nodes.Node] = []

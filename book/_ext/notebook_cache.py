@@ -61,7 +61,9 @@ def fingerprint(root: Path) -> str:
     ]
     digest = hashlib.sha256()
     for path in [*library, root / "constraints.txt"]:
-        digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
+        digest.update(
+            f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode()
+        )
         digest.update(path.read_bytes())
     for path in data_files():
         digest.update(f"{path}\0{path.stat().st_size}\0".encode())
@@ -75,7 +77,10 @@ def cache_folder(root: Path) -> Path:
 
 def chapters(book: Path) -> dict[str, Path]:
     """Return the notebooks of the table of contents, by document name, in its order."""
-    paths = {name: book / f"{name}.ipynb" for name in parse_toc_yaml(book / "_toc.yml")}
+    paths = {
+        name: book / f"{name}.ipynb"
+        for name in parse_toc_yaml(book / "_toc.yml")
+    }
     return {name: path for name, path in paths.items() if path.exists()}
 
 

@@ -24,18 +24,24 @@ FOLDER = "_downloads"
 
 def frameworks(notebook: NotebookNode) -> list[str]:
     """Return the framework tags that occur in a notebook."""
-    tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
+    tags = {
+        tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])
+    }
     return [tag for tag in LABELS if tag in tags]
 
 
 def without_others(notebook: NotebookNode, tag: str) -> NotebookNode:
     """Return a copy of a notebook that lacks the cells of every framework but ``tag``."""
     others = {
-        name for other in set(LABELS) - {tag} for name in (other, f"needs-{other}")
+        name
+        for other in set(LABELS) - {tag}
+        for name in (other, f"needs-{other}")
     }
     notebook = deepcopy(notebook)
     notebook.cells = [
-        c for c in notebook.cells if not others & set(c.metadata.get("tags", []))
+        c
+        for c in notebook.cells
+        if not others & set(c.metadata.get("tags", []))
     ]
     return notebook
 
@@ -50,7 +56,9 @@ def add_downloads(
     """Write a page's notebooks and add their buttons to the theme's download menu."""
     source = Path(app.srcdir, f"{page}.ipynb")
     buttons = [
-        b for b in context.get("header_buttons", []) if b["label"] == "download-buttons"
+        b
+        for b in context.get("header_buttons", [])
+        if b["label"] == "download-buttons"
     ]
     if not source.exists() or not buttons:
         return
@@ -60,7 +68,8 @@ def add_downloads(
         path = Path(app.outdir, target)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
-            json.dumps(without_others(notebook, tag), indent=1), encoding="utf-8"
+            json.dumps(without_others(notebook, tag), indent=1),
+            encoding="utf-8",
         )
         buttons[0]["buttons"].append(
             {

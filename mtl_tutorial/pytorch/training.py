@@ -55,7 +55,7 @@ def fit(
         Stop after this many epochs without a better ``monitor``, and put the best epoch's
         parameters back. Without it all epochs run and the last parameters stay.
     monitor : str
-        The key of the history that chooses the best epoch.
+        The key of the history that chooses the best epoch, where ``patience`` is given.
     seed : int
         Of the order of the batches.
     device : str or torch.device, optional
@@ -92,10 +92,11 @@ def fit(
             raise KeyError(f"the model has no head {task.name!r}; it has {list(model.heads)}")
     check_targets(tasks, train.targets, len(train))
     check_targets(tasks, valid.targets, len(valid))
-    known = [f"{task.name}_loss" for task in tasks]
-    known += [f"val_{key}" for key in evaluate(model, tasks, valid.take(slice(1)))]
-    if monitor not in known:
-        raise KeyError(f"the history will have no {monitor!r} to monitor, only {known}")
+    if patience is not None:
+        known = [f"{task.name}_loss" for task in tasks]
+        known += [f"val_{key}" for key in evaluate(model, tasks, valid.take(slice(1)))]
+        if monitor not in known:
+            raise KeyError(f"the history will have no {monitor!r} to monitor, only {known}")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.to(device)
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)

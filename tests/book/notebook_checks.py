@@ -440,10 +440,10 @@ def size(page: Page) -> Found:
     for cell in page.code:
         if (length := len(cell.source.splitlines())) > 30:
             yield cell.number, f"has {length} lines, 30 at most; split it or use the library"
-        if (width := max(map(len, cell.source.splitlines()), default=0)) > 88:
+        if (width := max(map(len, cell.source.splitlines()), default=0)) > 80:
             yield (
                 cell.number,
-                f"has a line of {width} characters; a page shows 88 without scrolling",
+                f"has a line of {width} characters; a page shows 80 without scrolling",
             )
     for name in FRAMEWORKS:
         others = {tag for other in FRAMEWORKS if other != name for tag in (other, f"needs-{other}")}
