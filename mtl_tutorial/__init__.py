@@ -12,7 +12,18 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = ("datasets", "keras", "metrics", "plotting", "pytorch", "sampling", "tasks", "weighting")
+_MODULES = (
+    "datasets",
+    "glue",
+    "gradient_check",
+    "keras",
+    "metrics",
+    "plotting",
+    "pytorch",
+    "sampling",
+    "tasks",
+    "weighting",
+)
 _TASKS = ("Binary", "Boxes", "Classification", "Regression", "Task")
 
 __all__ = ["Binary", "Boxes", "Classification", "Regression", "Task"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mtl_tutorial.tasks import Binary, Classification, Regression, Task, labelled
+from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task, labelled
 
 
 def predictions(task: Task, outputs: np.ndarray) -> np.ndarray:
@@ -45,6 +45,38 @@ def predictions(task: Task, outputs: np.ndarray) -> np.ndarray:
     return outputs
 
 
+def iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    r"""Intersection over union of pairs of boxes, :math:`|A \cap B| / |A \cup B|`.
+
+    Parameters
+    ----------
+    one, other : numpy.ndarray, shape (N, 4)
+        Corners (x1, y1, x2, y2), in any one unit. Corners in the wrong order enclose nothing.
+
+    Returns
+    -------
+    numpy.ndarray, shape (N,)
+        Between 0 (they do not meet, or both are empty) and 1 (they are the same).
+
+    Examples
+    --------
+    >>> iou(np.array([[0.0, 0.0, 2.0, 1.0]]), np.array([[1.0, 0.0, 3.0, 1.0]]))
+    array([0.33333333])
+    """
+    one, other = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
+    if one.ndim != 2 or one.shape[1] != 4 or one.shape != other.shape:
+        raise ValueError(f"boxes have shapes {one.shape} and {other.shape}, expected (N, 4) twice")
+
+    def area(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        areas: np.ndarray = np.maximum(high - low, 0).prod(axis=1)
+        return areas
+
+    common = area(np.maximum(one[:, :2], other[:, :2]), np.minimum(one[:, 2:], other[:, 2:]))
+    union = area(one[:, :2], one[:, 2:]) + area(other[:, :2], other[:, 2:]) - common
+    shares: np.ndarray = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    return shares
+
+
 def scores(
     tasks: Sequence[Task], outputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
@@ -52,7 +84,8 @@ def scores(
 
     Accuracy and F1 (macro-averaged for more than two classes) for
     :class:`~mtl_tutorial.tasks.Classification` and :class:`~mtl_tutorial.tasks.Binary`, the mean
-    absolute error for :class:`~mtl_tutorial.tasks.Regression`; computed by scikit-learn.
+    absolute error for :class:`~mtl_tutorial.tasks.Regression` (computed by scikit-learn), and the mean
+    :func:`iou` for :class:`~mtl_tutorial.tasks.Boxes`.
 
     Parameters
     ----------
@@ -90,8 +123,10 @@ def scores(
                     y, p, average=average, zero_division=0
                 ),
             }
+        elif isinstance(task, Boxes):
+            metrics = {"iou": lambda y, p: iou(y, p).mean()}
         else:
-            raise TypeError(f"no metric for task {task.name!r}, a {type(task).__name__}, yet")
+            raise TypeError(f"task {task.name!r} is a {type(task).__name__}, which has no metric")
         for name, metric in metrics.items():
             result[f"{task.name}_{name}"] = float(metric(truth, guess)) if there.any() else np.nan
     return result

@@ -102,9 +102,9 @@ class Regression(Task):
 
 @dataclass(frozen=True)
 class Boxes(Task):
-    """A box around an object, as corners (x1, y1, x2, y2).
+    """A box around an object, as corners (x1, y1, x2, y2); the loss is that of generalised IoU.
 
-    Targets are floats, shape (N, 4); a row with a NaN is a missing label.
+    Targets are floats, shape (N, 4), with x1 <= x2 and y1 <= y2; a row with a NaN is a missing label.
 
     Examples
     --------
@@ -202,6 +202,9 @@ def check_targets(tasks: Sequence[Task], targets: Mapping[str, Any], length: int
         else:
             wrong = np.isinf(target).reshape(length, -1).any(axis=1)
             allowed = "allowed are finite numbers, and NaN where missing"
+            if isinstance(task, Boxes):
+                wrong |= (target[:, :2] > target[:, 2:]).any(axis=1)
+                allowed += "; x1 <= x2 and y1 <= y2"
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise ValueError(f"task {task.name!r}: row {row} holds {target[row]}; {allowed}")

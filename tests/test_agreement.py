@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import mtl_tutorial.keras
 import mtl_tutorial.pytorch
 from mtl_tutorial.sampling import batches
-from mtl_tutorial.tasks import Binary, Classification, Regression, Task, labelled
+from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task, labelled
 from mtl_tutorial.weighting import Equal, Static, Weighting
 
 TASKS: list[Task] = [Classification("kind", classes=4), Binary("big"), Regression("size")]
@@ -30,6 +30,11 @@ class Inverse(Weighting):
 def some_targets(
     task: Task, rows: int, missing: float, generator: np.random.Generator
 ) -> np.ndarray:
+    if isinstance(task, Boxes):
+        low, size = generator.normal(size=(2, rows, 2))
+        boxes = np.hstack([low, low + np.abs(size)]).astype("float32")
+        boxes[generator.random(rows) < missing, 2] = task.missing
+        return boxes
     if isinstance(task, Regression):
         truth = generator.normal(size=rows).astype("float32")
     else:
@@ -53,16 +58,19 @@ def both(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarr
     )
 
 
-@each_task
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("task", [*TASKS, Boxes("box")], ids=lambda task: task.name)
 @given(
     seed=st.integers(0, 2**32 - 1),
     rows=st.integers(1, 9),
     scale=st.sampled_from([1e-3, 1.0, 30.0]),
     missing=st.sampled_from([0.0, 0.4, 1.0]),
 )
-def test_loss_and_gradient(task: Task, seed: int, rows: int, scale: float, missing: float) -> None:
+def test_loss_and_gradient(
+    task: Task, dtype: str, seed: int, rows: int, scale: float, missing: float
+) -> None:
     generator = np.random.default_rng(seed)
-    outputs = (scale * generator.normal(size=(rows, task.outputs))).astype("float32")
+    outputs = (scale * generator.normal(size=(rows, task.outputs))).astype(dtype)
     ours, theirs = both(task, outputs, some_targets(task, rows, missing, generator))
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from mtl_tutorial.metrics import (
     delta_m,
+    iou,
     lower_is_better,
     mean_interval,
     predictions,
@@ -87,9 +88,41 @@ def test_scores_without_any_label_are_nan() -> None:
     assert np.isnan(list(found.values())).all()
 
 
+class Sketch(Task):
+    """A kind that nobody has written a loss or a metric for."""
+
+    outputs = 1
+
+
 def test_scores_of_a_kind_without_metric() -> None:
-    with pytest.raises(TypeError, match="no metric for task 'box', a Boxes"):
-        scores([BOX], {"box": np.zeros((1, 4))}, {"box": np.zeros((1, 4))})
+    with pytest.raises(TypeError, match="'sketch' is a Sketch, which has no metric"):
+        scores([Sketch("sketch")], {"sketch": np.zeros((1, 1))}, {"sketch": np.zeros(1)})
+
+
+def test_scores_of_boxes_are_the_mean_iou_of_the_rows_that_have_one() -> None:
+    truth = np.array([[0, 0, 2, 1], [0, 0, 1, 1], [np.nan] * 4])
+    boxes = np.array([[1, 0, 3, 1], [0, 0, 1, 1], [0, 0, 1, 1]], float)
+    assert scores([BOX], {"box": boxes}, {"box": truth}) == {"box_iou": pytest.approx(2 / 3)}
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_iou_is_symmetric_and_counts_grid_points(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    corners = generator.integers(0, 6, size=(2, 8, 2, 2))
+    one, other = (np.sort(pair, axis=1).reshape(8, 4) for pair in corners)
+
+    def cells(box: np.ndarray) -> set[tuple[int, int]]:
+        return {(x, y) for x in range(box[0], box[2]) for y in range(box[1], box[3])}
+
+    for value, a, b in zip(iou(one, other), one, other, strict=True):
+        union = len(cells(a) | cells(b))
+        assert value == pytest.approx(len(cells(a) & cells(b)) / union if union else 0)
+    np.testing.assert_array_equal(iou(one, other), iou(other, one))
+
+
+def test_iou_of_wrong_shapes() -> None:
+    with pytest.raises(ValueError, match=r"expected \(N, 4\) twice"):
+        iou(np.zeros((2, 4)), np.zeros((3, 4)))
 
 
 @pytest.mark.parametrize(

@@ -128,3 +128,9 @@ def test_check_targets_names_the_first_wrong_row(classes: int, labels: list[int]
             check_targets(tasks, targets, len(labels))
     else:
         check_targets(tasks, targets, len(labels))
+
+
+def test_a_box_inside_out_is_named() -> None:
+    boxes = np.array([[0.0, 0, 1, 1], [2, 0, 1, 1]])
+    with pytest.raises(ValueError, match=r"task 'box': row 1 holds .*x1 <= x2 and y1 <= y2"):
+        check_targets([BOX], {"box": boxes}, length=2)

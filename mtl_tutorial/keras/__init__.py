@@ -12,13 +12,14 @@ if keras.backend.backend() != "tensorflow":
         "set the environment variable KERAS_BACKEND=tensorflow before Keras is imported"
     )
 
-from mtl_tutorial.keras.losses import task_loss, task_losses, task_metrics
+from mtl_tutorial.keras.losses import giou_loss, task_loss, task_losses, task_metrics
 from mtl_tutorial.keras.models import HardSharing, linear_heads, mlp
 from mtl_tutorial.keras.training import MultiTaskModel
 
 __all__ = [
     "HardSharing",
     "MultiTaskModel",
+    "giou_loss",
     "linear_heads",
     "mlp",
     "task_loss",

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from mtl_tutorial.tasks import Binary, Classification, Regression, Task
+from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task
 
 
 def task_loss(task: Task, targets: Any, outputs: Any) -> Any:
@@ -19,14 +19,15 @@ def task_loss(task: Task, targets: Any, outputs: Any) -> Any:
 
     where :math:`m_j` is 1 if row :math:`j` has a label, else 0, and :math:`\ell` is the
     cross-entropy of the softmax for :class:`~mtl_tutorial.tasks.Classification`, the binary
-    cross-entropy of the sigmoid for :class:`~mtl_tutorial.tasks.Binary` (both on logits, in nats)
-    and the squared error for :class:`~mtl_tutorial.tasks.Regression`.
+    cross-entropy of the sigmoid for :class:`~mtl_tutorial.tasks.Binary` (both on logits, in nats),
+    the squared error for :class:`~mtl_tutorial.tasks.Regression` and :func:`giou_loss` for
+    :class:`~mtl_tutorial.tasks.Boxes`.
 
     Parameters
     ----------
     task : Task
-    targets : tensor, shape (N,) or (N, 1)
-        -1 (classification, binary) or NaN (regression) marks a missing label.
+    targets : tensor, shape (N,) or (N, 1); (N, 4) for boxes
+        -1 (classification, binary) or NaN (regression, boxes) marks a missing label.
     outputs : tensor, shape (N, task.outputs)
         The head's outputs.
 
@@ -41,6 +42,8 @@ def task_loss(task: Task, targets: Any, outputs: Any) -> Any:
     >>> round(float(loss), 4)  # log 2; the second row is missing
     0.6931
     """
+    if isinstance(task, Boxes):
+        return giou_loss(targets, outputs)
     there, truth = _labels(task, targets)
     if isinstance(task, Classification):
         each = keras.losses.sparse_categorical_crossentropy(truth, outputs, from_logits=True)
@@ -52,13 +55,63 @@ def task_loss(task: Task, targets: Any, outputs: Any) -> Any:
         error = outputs[:, 0] - ops.cast(truth, outputs.dtype)
         each = ops.square(ops.where(there, error, ops.zeros_like(error)))
     else:
-        raise TypeError(f"no loss for task {task.name!r}, a {type(task).__name__}, yet")
+        raise TypeError(
+            f"task {task.name!r} is a {type(task).__name__}, for which there is no loss"
+        )
     mask = ops.cast(there, each.dtype)
     return ops.sum(each * mask) / ops.maximum(ops.sum(mask), 1)
 
 
+def giou_loss(y_true: Any, y_pred: Any) -> Any:
+    r"""Mean generalised-IoU loss of boxes over the rows that have one; 0 where none has.
+
+    The same function as :func:`mtl_tutorial.pytorch.giou_loss`, with Keras' order of arguments; see
+    there for the equation.
+
+    Parameters
+    ----------
+    y_true, y_pred : tensor, shape (N, 4)
+        Corners (x1, y1, x2, y2), in any one unit. A row of ``y_true`` with a NaN is a missing label.
+
+    Returns
+    -------
+    tensor, a scalar
+
+    Examples
+    --------
+    >>> box = ops.array([[0.0, 0.0, 1.0, 1.0]])
+    >>> float(giou_loss(box, box)), float(giou_loss(box + 1, box))
+    (0.0, 1.5)
+    """
+    prediction = ops.convert_to_tensor(y_pred)
+    there, target = _labels(Boxes("box"), ops.convert_to_tensor(y_true))
+    target = ops.cast(target, prediction.dtype)
+    common, union, hull = _areas(prediction, target)
+    each = 1 - common / ops.maximum(union, _TINY) + (hull - union) / ops.maximum(hull, _TINY)
+    mask = ops.cast(there, each.dtype)
+    return ops.sum(each * mask) / ops.maximum(ops.sum(mask), 1)
+
+
+_TINY = 1e-12  # an area to divide by where two boxes are empty
+
+
+def _areas(one: Any, other: Any) -> tuple[Any, Any, Any]:
+    """Areas of what two boxes have in common, of their union, and of the box that holds both."""
+
+    def area(low: Any, high: Any) -> Any:
+        return ops.prod(ops.relu(high - low), axis=1)
+
+    low, high, other_low, other_high = one[:, :2], one[:, 2:], other[:, :2], other[:, 2:]
+    common = area(ops.maximum(low, other_low), ops.minimum(high, other_high))
+    union = area(low, high) + area(other_low, other_high) - common
+    return common, union, area(ops.minimum(low, other_low), ops.maximum(high, other_high))
+
+
 def _labels(task: Task, targets: Any) -> tuple[Any, Any]:
     """Where a label is there, and the labels with a harmless 0 where none is."""
+    if isinstance(task, Boxes):
+        there = ops.logical_not(ops.any(ops.isnan(targets), axis=1))
+        return there, ops.where(there[:, None], targets, ops.zeros_like(targets))
     targets = ops.reshape(targets, (-1,))
     if isinstance(task, Regression):
         there = ops.logical_not(ops.isnan(targets))
@@ -81,7 +134,7 @@ def task_losses(tasks: Sequence[Task]) -> dict[str, keras.losses.Loss]:
 
 
 def task_metrics(tasks: Sequence[Task]) -> dict[str, list[keras.metrics.Metric]]:
-    """Build the ``metrics`` argument of ``compile``: accuracy, or the mean absolute error.
+    """Build the ``metrics`` argument of ``compile``: accuracy, mean absolute error, or mean IoU.
 
     Rows without a label do not count. For F1, and for both frameworks alike, pass
     ``model.predict(inputs)`` to :func:`mtl_tutorial.metrics.scores`.
@@ -124,7 +177,7 @@ class TaskMetric(keras.metrics.Mean):  # type: ignore[misc]  # Keras has no type
 
     def __init__(self, task: Task | dict[str, Any], **kwargs: Any) -> None:
         self.task = _task(task)
-        name = "mae" if isinstance(self.task, Regression) else "accuracy"
+        name = {Regression: "mae", Boxes: "iou"}.get(type(self.task), "accuracy")
         super().__init__(**{"name": name, **kwargs})
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
@@ -135,6 +188,9 @@ class TaskMetric(keras.metrics.Mean):  # type: ignore[misc]  # Keras has no type
             value = ops.equal(truth, ops.cast(ops.argmax(outputs, axis=-1), "int32"))
         elif isinstance(self.task, Binary):
             value = ops.equal(truth, ops.cast(outputs[:, 0] > 0, "int32"))
+        elif isinstance(self.task, Boxes):
+            common, union, _ = _areas(outputs, ops.cast(truth, outputs.dtype))
+            value = common / ops.maximum(union, _TINY)
         else:
             value = ops.abs(outputs[:, 0] - ops.cast(truth, outputs.dtype))
         super().update_state(ops.cast(value, self.dtype), ops.cast(there, self.dtype))
@@ -154,6 +210,6 @@ def _task(task: Task | dict[str, Any]) -> Task:
     """Return the task itself, or the one that :func:`_task_config` described."""
     if isinstance(task, Task):
         return task
-    kinds = {kind.__name__: kind for kind in (Classification, Binary, Regression)}
+    kinds = {kind.__name__: kind for kind in (Classification, Binary, Regression, Boxes)}
     settings = dict(task)
     return kinds[settings.pop("kind")](**settings)

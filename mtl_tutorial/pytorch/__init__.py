@@ -8,14 +8,17 @@ except ModuleNotFoundError as error:
     ) from error
 
 from mtl_tutorial.pytorch.backward import mtl_backward
-from mtl_tutorial.pytorch.losses import task_loss
+from mtl_tutorial.pytorch.losses import giou_loss, task_loss
 from mtl_tutorial.pytorch.models import HardSharing, linear_heads, mlp
+from mtl_tutorial.pytorch.stacked import fit_stacked
 from mtl_tutorial.pytorch.training import evaluate, fit, predict
 
 __all__ = [
     "HardSharing",
     "evaluate",
     "fit",
+    "fit_stacked",
+    "giou_loss",
     "linear_heads",
     "mlp",
     "mtl_backward",

@@ -1,9 +1,10 @@
 """Losses that skip missing labels, in PyTorch."""
 
+import torch
 import torch.nn.functional as F  # PyTorch's own name for it
 from torch import Tensor
 
-from mtl_tutorial.tasks import Binary, Classification, Regression, Task
+from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task
 
 
 def task_loss(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -13,8 +14,9 @@ def task_loss(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
 
     where :math:`m_j` is 1 if row :math:`j` has a label, else 0, and :math:`\ell` is the
     cross-entropy of the softmax for :class:`~mtl_tutorial.tasks.Classification`, the binary
-    cross-entropy of the sigmoid for :class:`~mtl_tutorial.tasks.Binary` (both on logits, in nats)
-    and the squared error for :class:`~mtl_tutorial.tasks.Regression`.
+    cross-entropy of the sigmoid for :class:`~mtl_tutorial.tasks.Binary` (both on logits, in nats),
+    the squared error for :class:`~mtl_tutorial.tasks.Regression` and :func:`giou_loss` for
+    :class:`~mtl_tutorial.tasks.Boxes`.
 
     Parameters
     ----------
@@ -51,4 +53,53 @@ def task_loss(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
         there = ~truth.isnan()
         error = (outputs.squeeze(1) - truth.nan_to_num()).where(there, 0)
         return error.square().sum() / there.sum().clamp(min=1)
-    raise TypeError(f"no loss for task {task.name!r}, a {type(task).__name__}, yet")
+    if isinstance(task, Boxes):
+        return giou_loss(outputs, targets)
+    raise TypeError(f"task {task.name!r} is a {type(task).__name__}, for which there is no loss")
+
+
+def giou_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    r"""Mean generalised-IoU loss of boxes over the rows that have one; 0 where none has.
+
+    .. math:: L = 1 - rac{|A \cap B|}{|A \cup B|} + rac{|H| - |A \cup B|}{|H|}
+
+    with the areas of the predicted box :math:`A`, the true box :math:`B` and the smallest box
+    :math:`H` that holds both. Between 0 and 2. Unlike 1 - IoU it has a gradient where the boxes do
+    not meet: the third term draws them together. (Rezatofighi et al., 2019.) A predicted box whose
+    corners are in the wrong order has area 0.
+
+    Parameters
+    ----------
+    prediction, target : torch.Tensor, shape (N, 4)
+        Corners (x1, y1, x2, y2), in any one unit. A row of ``target`` with a NaN is a missing label.
+
+    Returns
+    -------
+    torch.Tensor, a scalar
+
+    Examples
+    --------
+    >>> box = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    >>> giou_loss(box, box), giou_loss(box, box + 1)  # the same box, and one that touches a corner
+    (tensor(0.), tensor(1.5000))
+    """
+    there = ~target.isnan().any(dim=1)
+    target = target.to(prediction.dtype).where(there[:, None], 0)
+    common, union, hull = _areas(prediction, target)
+    each = 1 - common / union.clamp(min=_TINY) + (hull - union) / hull.clamp(min=_TINY)
+    return each.where(there, 0).sum() / there.sum().clamp(min=1)
+
+
+_TINY = 1e-12  # an area to divide by where two boxes are empty
+
+
+def _areas(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Areas of what two boxes have in common, of their union, and of the box that holds both."""
+
+    def area(low: Tensor, high: Tensor) -> Tensor:
+        return (high - low).clamp(min=0).prod(dim=1)
+
+    low, high, other_low, other_high = one[:, :2], one[:, 2:], other[:, :2], other[:, 2:]
+    common = area(torch.maximum(low, other_low), torch.minimum(high, other_high))
+    union = area(low, high) + area(other_low, other_high) - common
+    return common, union, area(torch.minimum(low, other_low), torch.maximum(high, other_high))

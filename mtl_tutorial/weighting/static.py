@@ -36,7 +36,7 @@ class Static(Weighting):
     array([0. , 0.4])
     """
 
-    values: Sequence[float]
+    values: Sequence[float] | np.ndarray
     needs_losses: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -415,6 +415,84 @@ def pattern(key: ast.expr | None) -> str:
     return "".join(re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".+" for p in pieces)
 
 
+NOTATION = Path(__file__).parents[2] / "book" / "reference" / "notation.md"
+GREEK = [
+    r"alpha",
+    r"beta",
+    r"gamma",
+    r"delta",
+    r"epsilon",
+    r"varepsilon",
+    r"zeta",
+    r"eta",
+    r"theta",
+    r"iota",
+    r"kappa",
+    r"lambda",
+    r"mu",
+    r"nu",
+    r"xi",
+    r"pi",
+    r"rho",
+    r"sigma",
+    r"tau",
+    r"phi",
+    r"varphi",
+    r"chi",
+    r"psi",
+    r"omega",
+    r"Gamma",
+    r"Delta",
+    r"Theta",
+    r"Lambda",
+    r"Xi",
+    r"Pi",
+    r"Sigma",
+    r"Phi",
+    r"Psi",
+    r"Omega",
+    r"ell",
+    r"nabla",
+]
+# What a formula is written with, beside its symbols: words, environments, labels and sizes.
+UNNAMED = r"\\(text|mathrm|operatorname\*?|begin|end|label|tag|eqref|ref|color)\s*\{[^{}]*\}"
+EVERYWHERE = {"e", "d"}  # Euler's number and the differential
+
+
+def formulas(page: Page) -> Iterator[tuple[int, str]]:
+    """Yield every formula, in line or displayed, with its cell's number."""
+    for number, token in page.tokens:
+        found = directive(token)
+        if token.type in ("math_block", "math_block_label", "amsmath") or (
+            found and found.name == "math"
+        ):
+            yield number, found.body if found else token.content
+        for child in token.children or []:
+            if child.type == "math_inline":
+                yield number, child.content
+
+
+def symbols(formula: str) -> set[str]:
+    """Return the letters of a formula: Greek, Latin, and those in a special alphabet."""
+    formula = re.sub(UNNAMED, " ", formula)
+    special = r"\\(?:mathcal|mathbb|mathbf|boldsymbol)\s*\{?\s*(\\?[A-Za-z]+)\s*\}?"
+    found = {match[0].replace(" ", "") for match in re.finditer(special, formula)}
+    formula = re.sub(special, " ", formula)
+    found |= {f"\\{name}" for name in re.findall(r"\\([A-Za-z]+)", formula) if name in GREEK}
+    return found | set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", formula))) - EVERYWHERE
+
+
+@check(CHAPTER_CHECKS)
+def notation(page: Page) -> Found:
+    """Give every symbol one meaning, written down where a reader can look it up."""
+    known = set().union(*(symbols(formula) for _, formula in formulas(Page(NOTATION))))
+    seen: set[str] = set()
+    for number, formula in formulas(page):
+        for symbol in sorted(symbols(formula) - known - seen):
+            seen.add(symbol)
+            yield number, f"uses {symbol} in {formula.strip()!r}; explain it in notation.md"
+
+
 # ---------------------------------------------------------------------------- 4: size
 
 BANNED = {

@@ -75,9 +75,26 @@ def test_boolean_targets() -> None:
     assert float(metric.result()) == pytest.approx(1 / 3)
 
 
+class Sketch(Task):
+    """A kind that nobody has written a loss or a metric for."""
+
+    outputs = 1
+
+
 def test_a_kind_without_loss() -> None:
-    with pytest.raises(TypeError, match="no loss for task 'box', a Boxes"):
-        task_loss(Boxes("box"), np.zeros((1, 4)), np.zeros((1, 4)))
+    with pytest.raises(TypeError, match="'sketch' is a Sketch, for which there is no loss"):
+        task_loss(Sketch("sketch"), np.zeros(1), np.zeros((1, 1)))
+
+
+def test_boxes_have_a_loss_and_a_metric_that_skip_missing_rows() -> None:
+    box = Boxes("box")
+    truth = np.array([[0.0, 0.0, 2.0, 1.0], [np.nan] * 4], "float32")
+    boxes = np.array([[1.0, 0.0, 3.0, 1.0], [0.0, 0.0, 1.0, 1.0]], "float32")
+    assert float(task_losses([box])["box"](truth, boxes)) == pytest.approx(1 - 1 / 3)
+    metric = task_metrics([box])["box"][0]
+    metric.update_state(truth, boxes)
+    assert metric.name == "iou"
+    assert float(metric.result()) == pytest.approx(1 / 3)
 
 
 @each_task

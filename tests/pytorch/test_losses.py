@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtl_tutorial.pytorch import task_loss
+from mtl_tutorial.metrics import iou
+from mtl_tutorial.pytorch import giou_loss, task_loss
 from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task
 
 KIND, GT5, SIZE = Classification("kind", 3), Binary("gt5"), Regression("size")
@@ -121,6 +122,65 @@ def test_boolean_targets() -> None:
     assert task_loss(GT5, outputs, torch.tensor([False, True, True])).item() == expected.item()
 
 
+class Sketch(Task):
+    """A kind that nobody has written a loss or a metric for."""
+
+    outputs = 1
+
+
 def test_a_kind_without_loss() -> None:
-    with pytest.raises(TypeError, match="no loss for task 'box', a Boxes"):
-        task_loss(Boxes("box"), torch.zeros(1, 4), torch.zeros(1, 4))
+    with pytest.raises(TypeError, match="'sketch' is a Sketch, for which there is no loss"):
+        task_loss(Sketch("sketch"), torch.zeros(1, 1), torch.zeros(1))
+
+
+UNIT = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("shift", "expected"),
+    [
+        ((0.0, 0.0), 0.0),
+        ((0.5, 0.0), 1 - 0.5 / 1.5),  # the hull is the union
+        ((1.0, 1.0), 1 + (4 - 2) / 4),
+        ((3.0, 0.0), 1 + (4 - 2) / 4),
+    ],
+)
+def test_giou_of_shifted_squares(shift: tuple[float, float], expected: float) -> None:
+    other = UNIT + torch.tensor([*shift, *shift])
+    assert giou_loss(UNIT, other).item() == pytest.approx(expected)
+    assert giou_loss(other, UNIT).item() == pytest.approx(expected)
+    assert giou_loss(100 * UNIT, 100 * other).item() == pytest.approx(expected)  # no unit
+
+
+def test_giou_draws_disjoint_boxes_together_where_iou_is_flat() -> None:
+    prediction = (UNIT + 3).requires_grad_()
+    assert iou(prediction.detach().numpy(), UNIT.numpy()) == 0
+    assert iou(prediction.detach().numpy() - 0.1, UNIT.numpy()) == 0
+    giou_loss(prediction, UNIT).backward()  # type: ignore[no-untyped-call]
+    assert prediction.grad is not None
+    step = prediction.detach() - 0.1 * prediction.grad
+    assert giou_loss(step, UNIT) < giou_loss(prediction, UNIT)
+
+
+def test_a_missing_box_counts_for_nothing() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 2.0], [5.0, 5.0, 9.0, 9.0]], requires_grad=True)
+    target = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, float("nan"), 1.0, 1.0]])
+    loss = task_loss(Boxes("box"), boxes, target)
+    assert loss.item() == giou_loss(boxes[:1], target[:1]).item()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert boxes.grad is not None
+    assert boxes.grad[0].abs().sum() > 0
+    assert (boxes.grad[1] == 0).all()
+    assert giou_loss(boxes, torch.full((2, 4), float("nan"))).item() == 0
+
+
+@pytest.mark.parametrize("target", [[0.5, 0.5, 0.5, 0.5], [0.0, 0.0, 1.0, 1.0]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_empty_and_inside_out_boxes_stay_finite(target: list[float], dtype: torch.dtype) -> None:
+    for corners in ([0.5, 0.5, 0.5, 0.5], [0.9, 0.9, 0.1, 0.1]):
+        boxes = torch.tensor([corners], dtype=dtype, requires_grad=True)
+        loss = giou_loss(boxes, torch.tensor([target], dtype=dtype))
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert 0 <= loss.item() <= 2
+        assert boxes.grad is not None
+        assert boxes.grad.isfinite().all()

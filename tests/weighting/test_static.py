@@ -35,7 +35,7 @@ def test_values_must_be_finite_numbers(values: list[float]) -> None:
 
 def test_an_array_serves_and_is_not_changed() -> None:
     values = np.array([0.6, 0.4])
-    weights = Static(values)([1, 2])  # type: ignore[arg-type]  # an array is enough of a sequence
+    weights = Static(values)([1, 2])
     weights *= 0
     assert values.tolist() == [0.6, 0.4]
 
