@@ -31,10 +31,11 @@ data: $(INSTALLED)  ## download and verify the real data sets
 lab: $(INSTALLED)  ## open the notebooks
 	$(BIN)/jupyter lab book
 
-lint: $(INSTALLED)  ## style and types
+lint: $(INSTALLED)  ## style, types, packaging
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/sp-repo-review . --show=err
 
 clean:  ## remove the pages and the cached outputs, keep the environment
 	rm -rf _build

@@ -23,7 +23,8 @@ class MultiTaskModel(HardSharing):
     trunk : keras.Layer
     heads : mapping from task name to keras.Layer
     weighting : Weighting, optional
-        :class:`~mtl_tutorial.weighting.Equal` if not given. Its tasks are the heads, in order.
+        :class:`~mtl_tutorial.weighting.Equal` if not given. Its tasks are the heads, in order. One
+        that needs the Gramian is refused: here it is given the losses alone.
 
     Examples
     --------
@@ -49,6 +50,11 @@ class MultiTaskModel(HardSharing):
     ) -> None:
         super().__init__(trunk, heads, **kwargs)
         self.weighting = weighting or Equal()
+        if self.weighting.needs_gramian:
+            raise ValueError(
+                f"{type(self.weighting).__name__} needs the Gramian of the task gradients, which "
+                "MultiTaskModel does not compute; use mtl_tutorial.pytorch.mtl_backward"
+            )
 
     def compile(
         self, optimizer: Any = "rmsprop", loss: Any = None, loss_weights: Any = None, **kwargs: Any

@@ -221,3 +221,12 @@ def test_own_weighting_is_found_in_a_scope(tmp_path: Path) -> None:
     with keras.saving.custom_object_scope({"Recorder": Recorder}):
         loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert repr(loaded.weighting) == "Recorder(scale=0.5)"
+
+
+class NeedsGramian(Weighting):
+    needs_gramian: ClassVar[bool] = True
+
+
+def test_a_weighting_that_needs_the_gramian_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="NeedsGramian needs the Gramian.*mtl_backward"):
+        build(NeedsGramian())
