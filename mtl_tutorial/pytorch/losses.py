@@ -61,7 +61,7 @@ def task_loss(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
 def giou_loss(prediction: Tensor, target: Tensor) -> Tensor:
     r"""Mean generalised-IoU loss of boxes over the rows that have one; 0 where none has.
 
-    .. math:: L = 1 - rac{|A \cap B|}{|A \cup B|} + rac{|H| - |A \cup B|}{|H|}
+    .. math:: L = 1 - \frac{|A \cap B|}{|A \cup B|} + \frac{|H| - |A \cup B|}{|H|}
 
     with the areas of the predicted box :math:`A`, the true box :math:`B` and the smallest box
     :math:`H` that holds both. Between 0 and 2. Unlike 1 - IoU it has a gradient where the boxes do
