@@ -170,8 +170,20 @@ def run_all(paths: list[Path], timeout: int) -> Iterable[Run]:
         )
 
 
+def without_our_paths(notebook: NotebookNode) -> NotebookNode:
+    """Leave this machine's folder out of the tracebacks that a page shows on purpose."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "traceback" in output:
+                output.traceback = [
+                    line.replace(f"{ROOT}/", "") for line in output.traceback
+                ]
+    return notebook
+
+
 def store(cache: JupyterCacheAbstract, run: Run) -> None:
     """Put an executed notebook where MyST-NB will look for it, with its cost."""
+    without_our_paths(run.notebook)
     data = {"execution_seconds": run.cost.wall_seconds, **run.cost._asdict()}
     bundle = CacheBundleIn(run.notebook, str(run.path), data=data)
     cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)

@@ -1,5 +1,6 @@
 """A Keras model whose training step asks a weighting how much each task counts."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -24,7 +25,8 @@ class MultiTaskModel(HardSharing):
     heads : mapping from task name to keras.Layer
     weighting : Weighting, optional
         :class:`~mtl_tutorial.weighting.Equal` if not given. Its tasks are the heads, in order. One
-        that needs the Gramian is refused: here it is given the losses alone.
+        that needs the Gramian, or the losses after the step, is refused: here it is given the
+        losses before the step alone.
 
     Examples
     --------
@@ -50,10 +52,11 @@ class MultiTaskModel(HardSharing):
     ) -> None:
         super().__init__(trunk, heads, **kwargs)
         self.weighting = weighting or Equal()
-        if self.weighting.needs_gramian:
+        if self.weighting.needs_gramian or self.weighting.needs_observe:
+            missing = "the Gramian" if self.weighting.needs_gramian else "the losses after the step"
             raise ValueError(
-                f"{type(self.weighting).__name__} needs the Gramian of the task gradients, which "
-                "MultiTaskModel does not compute; use mtl_tutorial.pytorch.mtl_backward"
+                f"{type(self.weighting).__name__} needs {missing}, which MultiTaskModel does not "
+                "compute; use it with mtl_tutorial.pytorch.fit"
             )
 
     def compile(
@@ -96,6 +99,17 @@ class MultiTaskModel(HardSharing):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
+    def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
+        """Train as ``keras.Model.fit`` does, and tell the weighting where an epoch ends."""
+        end = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: self.weighting.end_epoch()
+        )
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.append(end)
+        else:
+            callbacks = [*([] if callbacks is None else callbacks), end]
+        return super().fit(*args, callbacks=callbacks, **kwargs)
+
     def compute_loss(
         self,
         x: Any = None,
@@ -128,10 +142,11 @@ class MultiTaskModel(HardSharing):
         return self.weighting(losses, None, present, list(self.heads)).astype(losses.dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """Trunk, heads and weighting, for ``save``."""
+        """Trunk, heads and weighting, what it remembers included, for ``save``."""
         settings = keras.saving.serialize_keras_object(asdict(self.weighting))
         weighting = {"name": type(self.weighting).__name__, "settings": settings}
-        return super().get_config() | {"weighting": weighting}
+        state = json.dumps(self.weighting.state_dict())  # text: Keras would make tuples of lists
+        return super().get_config() | {"weighting": weighting | {"state": state}}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "MultiTaskModel":
@@ -147,5 +162,6 @@ class MultiTaskModel(HardSharing):
                 f"no weighting named {saved['name']!r} is known; load the model inside "
                 f"keras.saving.custom_object_scope({{{saved['name']!r}: {saved['name']}}})"
             )
-        settings = keras.saving.deserialize_keras_object(saved["settings"])
-        return super().from_config(config | {"weighting": found(**settings)})
+        weighting = found(**keras.saving.deserialize_keras_object(saved["settings"]))
+        weighting.load_state_dict(json.loads(saved["state"]))
+        return super().from_config(config | {"weighting": weighting})

@@ -22,7 +22,8 @@ def mtl_backward(
     A loss-based weighting means one backward pass of :math:`\sum_k w_k L_k`, heads included.
 
     A Gramian-based weighting acts on the trunk only; each head gets the gradient of its own loss,
-    unweighted. The graph is cut at the features :math:`z`, so each head is traversed once, which
+    unweighted (a method that declares ``weights_heads``, such as GradNorm, reads the Gramian, but
+    weights the losses). The graph is cut at the features :math:`z`, so each head is traversed once, which
     gives the head's gradient and :math:`\partial L_k / \partial z` together. Then
 
     - ``gramian="parameters"``, exact: one vector-Jacobian product through the trunk for each task,
@@ -83,9 +84,7 @@ def mtl_backward(
 
     if not weighting.needs_gramian:
         weights = weighting(values, present=present, names=names)
-        pairs = zip(weights[present].tolist(), here.values(), strict=True)
-        if here:  # without the product where w = 1: two kernels less a task
-            torch.autograd.backward([loss if w == 1 else w * loss for w, loss in pairs])
+        _weighted_backward(weights[present], here.values())
         return weights
 
     if not features.requires_grad:
@@ -98,9 +97,13 @@ def mtl_backward(
         rows = [[cotangent] for cotangent in cotangents]
     else:
         rows = [_vector_jacobian(features, shared, cotangent) for cotangent in cotangents]
-    products = np.zeros((len(names), len(names)))
-    products[np.ix_(present, present)] = _gramian(rows)
+    found = _gramian(rows)
+    products = np.zeros((len(names), len(names)), found.dtype)
+    products[np.ix_(present, present)] = found
     weights = weighting(values, products, present=present, names=names)
+    if weighting.weights_heads:
+        _weighted_backward(weights[present], here.values())
+        return weights
 
     combined = [
         sum(w * block for w, block in zip(weights[present].tolist(), blocks, strict=True))
@@ -112,6 +115,13 @@ def mtl_backward(
         _accumulate(shared, combined)
     _accumulate(head_gradients.keys(), head_gradients.values())
     return weights
+
+
+def _weighted_backward(weights: np.ndarray, losses: Iterable[Tensor]) -> None:
+    """Run one backward pass of the weighted sum, heads included."""
+    pairs = list(zip(weights.tolist(), losses, strict=True))
+    if pairs:  # without the product where w = 1: two kernels less a task
+        torch.autograd.backward([loss if w == 1 else w * loss for w, loss in pairs])
 
 
 def _cut(

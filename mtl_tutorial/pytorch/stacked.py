@@ -74,6 +74,7 @@ def fit_stacked(
     --------
     >>> from mtl_tutorial.datasets import digits
     >>> from mtl_tutorial.pytorch import linear_heads, mlp
+    >>> from mtl_tutorial.tasks import Binary, Classification
     >>> data, tasks = digits(), [Classification("digit", classes=10), Binary("gt5")]
     >>> models = []
     >>> for seed in (0, 1):

@@ -87,16 +87,7 @@ def fit(
     >>> len(history["val_digit_accuracy"]), history["val_digit_accuracy"][-1] > 0.8
     (3, True)
     """
-    for task in tasks:
-        if task.name not in model.heads:
-            raise KeyError(f"the model has no head {task.name!r}; it has {list(model.heads)}")
-    check_targets(tasks, train.targets, len(train))
-    check_targets(tasks, valid.targets, len(valid))
-    if patience is not None:
-        known = [f"{task.name}_loss" for task in tasks]
-        known += [f"val_{key}" for key in evaluate(model, tasks, valid.take(slice(1)))]
-        if monitor not in known:
-            raise KeyError(f"the history will have no {monitor!r} to monitor, only {known}")
+    _check(model, tasks, train, valid, monitor if patience is not None else None)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.to(device)
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
@@ -104,32 +95,43 @@ def fit(
     inputs, targets = _to_device(train, tasks, device)
     has_label = {task.name: labelled(task, train.targets[task.name]) for task in tasks}
     complete = {name: bool(mask.all()) for name, mask in has_label.items()}
+
+    def forward(rows: np.ndarray) -> tuple[Tensor, dict[str, Tensor | None]]:
+        """Features and losses of a batch; None for a task that has no label in it."""
+        index = torch.from_numpy(rows).to(device)
+        features = model.trunk(inputs.index_select(0, index))
+        losses: dict[str, Tensor | None] = {}
+        for task in tasks:
+            name, loss = task.name, None
+            if complete[name] or has_label[name][rows].any():
+                truth = targets[name].index_select(0, index)
+                loss = task_loss(task, model.heads[name](features), truth)
+            losses[name] = loss
+        return features, losses
+
     generator = np.random.default_rng(seed)
     history: dict[str, list[float]] = {}
     best = _Best(monitor, patience)
-
     for _ in (progress := tqdm(range(epochs), unit="epoch", disable=None)):
         model.train()
         sums = {task.name: torch.zeros((), device=device) for task in tasks}
         steps = dict.fromkeys(sums, 0)
         for rows in batches(len(train), batch_size, generator):
-            index = torch.from_numpy(rows).to(device)
-            features = model.trunk(inputs.index_select(0, index))
-            losses: dict[str, Tensor | None] = {}
-            for task in tasks:
-                name = task.name
-                if complete[name] or has_label[name][rows].any():
-                    loss = task_loss(
-                        task, model.heads[name](features), targets[name].index_select(0, index)
-                    )
-                    sums[name] += loss.detach()
-                    steps[name] += 1
-                    losses[name] = loss
-                else:
-                    losses[name] = None
+            features, losses = forward(rows)
             optimizer.zero_grad()
             mtl_backward(losses, features, weighting, model.trunk.parameters())
             optimizer.step()
+            for name, loss in losses.items():
+                if loss is not None:
+                    sums[name] += loss.detach()
+                    steps[name] += 1
+            if weighting.needs_observe:  # the same batch again, dropout and batch norm at rest
+                model.eval()
+                with torch.no_grad():
+                    after = forward(rows)[1].values()
+                model.train()
+                weighting.observe([0.0 if loss is None else loss.item() for loss in after])
+        weighting.end_epoch()
         row = {f"{name}_loss": float(sums[name]) / max(1, steps[name]) for name in sums}
         row |= {f"val_{key}": value for key, value in evaluate(model, tasks, valid).items()}
         for key, value in row.items():
@@ -139,6 +141,22 @@ def fit(
             break
     best.restore(model)
     return history
+
+
+def _check(
+    model: HardSharing, tasks: Sequence[Task], train: Split, valid: Split, monitor: str | None
+) -> None:
+    """Raise before the first step if a head, a target or the monitored key is absent or wrong."""
+    for task in tasks:
+        if task.name not in model.heads:
+            raise KeyError(f"the model has no head {task.name!r}; it has {list(model.heads)}")
+    check_targets(tasks, train.targets, len(train))
+    check_targets(tasks, valid.targets, len(valid))
+    if monitor is not None:
+        known = [f"{task.name}_loss" for task in tasks]
+        known += [f"val_{key}" for key in evaluate(model, tasks, valid.take(slice(1)))]
+        if monitor not in known:
+            raise KeyError(f"the history will have no {monitor!r} to monitor, only {known}")
 
 
 class _Best:

@@ -5,7 +5,37 @@ frameworks call the same object, so a method is written, tested and explained on
 """
 
 from mtl_tutorial.weighting._base import Weighting
+from mtl_tutorial.weighting.alignedmtl import AlignedMTL
+from mtl_tutorial.weighting.cagrad import CAGrad
+from mtl_tutorial.weighting.dwa import DWA
 from mtl_tutorial.weighting.equal import Equal
+from mtl_tutorial.weighting.famo import FAMO
+from mtl_tutorial.weighting.gradnorm import GradNorm
+from mtl_tutorial.weighting.imtlg import IMTLG
+from mtl_tutorial.weighting.inverseloss import InverseLoss
+from mtl_tutorial.weighting.mgda import MGDA
+from mtl_tutorial.weighting.nashmtl import NashMTL
+from mtl_tutorial.weighting.pcgrad import PCGrad
+from mtl_tutorial.weighting.rlw import RLW
 from mtl_tutorial.weighting.static import Static
+from mtl_tutorial.weighting.upgrad import UPGrad
+from mtl_tutorial.weighting.uw import UW
 
-__all__ = ["Equal", "Static", "Weighting"]
+__all__ = [
+    "DWA",
+    "FAMO",
+    "IMTLG",
+    "MGDA",
+    "RLW",
+    "UW",
+    "AlignedMTL",
+    "CAGrad",
+    "Equal",
+    "GradNorm",
+    "InverseLoss",
+    "NashMTL",
+    "PCGrad",
+    "Static",
+    "UPGrad",
+    "Weighting",
+]

@@ -22,6 +22,9 @@ class Equal(Weighting):
     """
 
     needs_losses: ClassVar[bool] = False
+    claims: ClassVar[frozenset[str]] = frozenset(
+        {"non-negative", "permutation-equivariant", "homogeneous", "linear-under-scaling"}
+    )
 
     def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
         """Give ones, shape (T,)."""

@@ -15,7 +15,8 @@ class Static(Weighting):
 
     .. math:: w_k = v_k
 
-    The step has the size of the weighted sum: multiplying all values by 2 is the same as doubling
+    The baseline that the dynamic methods must beat, and rarely do when it is tuned as carefully as
+    they are (Xin et al., 2022). The step has the size of the weighted sum: multiplying all values by 2 is the same as doubling
     the learning rate of plain gradient descent.
 
     Parameters
@@ -38,6 +39,7 @@ class Static(Weighting):
 
     values: Sequence[float] | np.ndarray
     needs_losses: ClassVar[bool] = False
+    claims: ClassVar[frozenset[str]] = frozenset({"homogeneous", "linear-under-scaling"})
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values, dtype=float)
@@ -46,7 +48,8 @@ class Static(Weighting):
 
     def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
         """Give the values of the present tasks, shape (T,)."""
-        tasks = len(self.present) if isinstance(self.present, np.ndarray) else len(losses)
-        if tasks != len(self.values):
-            raise ValueError(f"Static holds {len(self.values)} weights for {tasks} tasks")
+        if self._count(losses) != len(self.values):
+            raise ValueError(
+                f"Static holds {len(self.values)} weights for {self._count(losses)} tasks"
+            )
         return np.asarray(self.values, dtype=float)[self.present]

@@ -11,7 +11,7 @@ import tensorflow as tf
 from mtl_tutorial.keras import MultiTaskModel, linear_heads, mlp, task_losses, task_metrics
 from mtl_tutorial.metrics import scores
 from mtl_tutorial.tasks import Binary, Classification, Regression, Task
-from mtl_tutorial.weighting import Equal, Static, Weighting
+from mtl_tutorial.weighting import DWA, FAMO, RLW, UW, Equal, Static, Weighting
 
 TASKS: list[Task] = [Regression("size"), Classification("kind", classes=3), Binary("big")]
 ROWS = 24
@@ -228,5 +228,28 @@ class NeedsGramian(Weighting):
 
 
 def test_a_weighting_that_needs_the_gramian_is_refused_at_once() -> None:
-    with pytest.raises(ValueError, match="NeedsGramian needs the Gramian.*mtl_backward"):
+    with pytest.raises(ValueError, match=r"NeedsGramian needs the Gramian.*pytorch\.fit"):
         build(NeedsGramian())
+    with pytest.raises(ValueError, match="FAMO needs the losses after the step"):
+        build(FAMO())
+
+
+@pytest.mark.parametrize(
+    "weighting", [UW(lr=0.1), DWA(), RLW(seed=3)], ids=lambda w: type(w).__name__
+)
+def test_what_a_weighting_remembers_is_saved(weighting: Weighting, tmp_path: Path) -> None:
+    model = build(weighting)
+    model.fit(INPUTS, TARGETS, batch_size=8, epochs=3, shuffle=False, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.weighting.state_dict() == weighting.state_dict()
+    losses = [0.5, 2.0, 1.0]
+    np.testing.assert_array_equal(loaded.weighting(losses), weighting(losses))
+
+
+def test_dwa_is_told_where_an_epoch_ends() -> None:
+    weighting = DWA()
+    model = build(weighting)
+    model.fit(INPUTS, TARGETS, batch_size=8, epochs=2, verbose=0)
+    assert not np.isnan(weighting.means).any()
+    assert not np.allclose(weighting([1.0, 1.0, 1.0]), 1)

@@ -10,7 +10,7 @@ import torchjd.autojac
 from torch import Tensor, nn
 
 from mtl_tutorial.pytorch import mtl_backward
-from mtl_tutorial.weighting import Equal, Static, Weighting
+from mtl_tutorial.weighting import Equal, GradNorm, Static, Weighting
 
 Where = Literal["parameters", "features"]
 each_gramian = pytest.mark.parametrize("gramian", ["parameters", "features"])
@@ -368,3 +368,32 @@ def test_agrees_with_torchjd(seed: int) -> None:
     ]
     for ours, theirs in ((net.trunk.parameters(), reference.trunk.parameters()), heads):
         assert_close(ours, [p.grad for p in theirs if p.grad is not None])
+
+
+def test_gradnorm_reads_the_gramian_and_weights_the_heads_too() -> None:
+    torch.manual_seed(0)
+    trunk, heads = nn.Linear(3, 4), {"a": nn.Linear(4, 1), "b": nn.Linear(4, 1)}
+    x, weighting = torch.randn(5, 3), GradNorm(lr=0.1)
+
+    def losses(features: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        return {name: scale * heads[name](features).square().mean()
+                for name, scale in (("a", 1.0), ("b", 9.0))}  # fmt: skip
+
+    features = trunk(x)
+    mtl_backward(losses(features), features, weighting, trunk.parameters())
+    for module in (trunk, *heads.values()):
+        module.zero_grad()
+    features = trunk(x)
+    weights = mtl_backward(losses(features), features, weighting, trunk.parameters())
+    assert weights[0] > 1 > weights[1]
+    found = [p.grad for m in (trunk, *heads.values()) for p in m.parameters()]
+    again = losses(trunk(x))
+    parameters = [p for m in (trunk, *heads.values()) for p in m.parameters()]
+    total = sum(
+        w * loss for w, loss in zip(weights, again.values(), strict=True) if loss is not None
+    )
+    assert isinstance(total, torch.Tensor)
+    expected = torch.autograd.grad(total, parameters)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine is not None
+        torch.testing.assert_close(mine, theirs)

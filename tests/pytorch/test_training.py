@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from mtl_tutorial.metrics import scores
 from mtl_tutorial.pytorch import HardSharing, evaluate, fit, linear_heads, mlp, predict, task_loss
 from mtl_tutorial.sampling import batches
 from mtl_tutorial.tasks import Binary, Classification, Regression, Task
-from mtl_tutorial.weighting import Static, Weighting
+from mtl_tutorial.weighting import DWA, FAMO, Static, Weighting
 
 TASKS: list[Task] = [Classification("kind", classes=3), Binary("big")]
 
@@ -293,3 +294,29 @@ def test_fit_on_a_gpu_agrees_with_the_cpu() -> None:
     on_cpu = fit(cpu, TASKS, TRAIN, VALID, epochs=2, device="cpu")
     assert next(gpu.parameters()).is_cuda
     assert on_gpu["val_loss"] == pytest.approx(on_cpu["val_loss"], rel=1e-3)
+
+
+def test_famo_observes_each_batch_after_its_step_at_rest() -> None:
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5))
+    model = HardSharing(trunk, linear_heads(TASKS, features=6))
+    seen: list[list[float]] = []
+
+    class Watched(FAMO):
+        def observe(self, losses: Sequence[float] | np.ndarray) -> None:
+            seen.append(list(losses))
+            at_rest = evaluate(model, TASKS, TRAIN)
+            for task, loss in zip(TASKS, losses, strict=True):
+                assert loss == pytest.approx(at_rest[f"{task.name}_loss"], rel=1e-5)
+            super().observe(losses)
+
+    weighting = Watched()
+    fit(model, TASKS, TRAIN, VALID, epochs=3, batch_size=len(TRAIN), weighting=weighting)
+    assert len(seen) == 3
+    assert np.abs(weighting.logits).max() > 0
+
+
+def test_dwa_counts_epochs() -> None:
+    weighting = DWA()
+    fit(net(), TASKS, TRAIN, VALID, epochs=2, weighting=weighting)
+    assert not np.isnan(weighting.means).any()

@@ -1,0 +1,49 @@
+"""Aligned-MTL: make the task gradients orthogonal and of equal length, then take the mean."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from mtl_tutorial.weighting._base import Weighting
+
+
+@dataclass(eq=False)
+class AlignedMTL(Weighting):
+    r"""Turn the task gradients into orthogonal ones of equal length, then take the mean.
+
+    .. math:: w = \sqrt{\lambda_r}\; V \Lambda^{-1/2} V^\top \tfrac{1}{T} \mathbf{1}, \qquad
+       J J^\top = V \Lambda V^\top
+
+    where :math:`J` has the gradients of the tasks on the shared parameters as rows,
+    :math:`\Lambda` holds the positive eigenvalues of the Gramian, and :math:`\lambda_r` is the
+    smallest of them (Senushkin et al., 2023). The matrix :math:`\sqrt{\lambda_r}\, V \Lambda^{-1/2}
+    V^\top J` has condition number 1, and :math:`\|d\|^2 = \lambda_r / T` at full rank.
+
+    The mean, times the square root of the smallest eigenvalue: the step shrinks with the shortest
+    gradient and with the angle between the two closest ones, and is often far shorter than the
+    mean.
+
+    As in TorchJD (``scale_mode="min"``), an eigenvalue counts as positive above the accuracy of the
+    Gramian's floating type. If all gradients are zero the weights are 1/T.
+
+    Examples
+    --------
+    >>> AlignedMTL()([1, 1], [[1.0, 0.0], [0.0, 4.0]])
+    array([0.5 , 0.25])
+    """
+
+    needs_losses: ClassVar[bool] = False
+    needs_gramian: ClassVar[bool] = True
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation-equivariant", "homogeneous"})
+
+    def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
+        """Give the mean row of the balancing matrix, shape (T,)."""
+        assert gramian is not None
+        tasks = len(gramian)
+        values, vectors = np.linalg.eigh(np.asarray(gramian, dtype=float))
+        kept = values > max(values[-1], 0) * tasks * np.finfo(gramian.dtype).eps
+        if not kept.any():
+            return np.full(tasks, 1 / tasks)
+        values, vectors = values[kept], vectors[:, kept]
+        return np.asarray(vectors @ (np.sqrt(values[0] / values) * vectors.mean(axis=0)))

@@ -1,0 +1,100 @@
+"""CAGrad: near the mean gradient, the direction that is best for the worst task."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from mtl_tutorial.weighting._base import Weighting
+from mtl_tutorial.weighting._solvers import min_norm, points
+
+
+@dataclass(eq=False)
+class CAGrad(Weighting):
+    r"""Within a ball around the mean gradient, the step that the worst-off task likes best.
+
+    .. math:: d = \arg\max_{\|d - g_0\| \le c \|g_0\|} \; \min_k \; g_k \cdot d
+       = g_0 + \frac{c \|g_0\|}{\|g_w\|}\, g_w, \qquad
+       w = \arg\min_{w \in \Delta} \; g_w \cdot g_0 + c \|g_0\| \|g_w\|
+
+    where :math:`g_k` is the gradient of task :math:`k` on the shared parameters, :math:`g_0` their
+    mean, and :math:`g_w = \sum_k w_k g_k` with :math:`w` on the simplex :math:`\Delta` (Liu et al.,
+    2021). With :math:`c = 0` it is the mean; a large :math:`c` points like :class:`MGDA`. From
+    :math:`c = 1` on no loss rises to first order, below it one may.
+
+    The step has the size of the mean, times a number between :math:`1 - c` and :math:`1 + c`.
+
+    The official code also divides by :math:`1 + c^2` (its ``rescale=1``); Algorithm 1 of the paper,
+    TorchJD and this class do not. Where :math:`g_w` vanishes, which needs :math:`c \ge 1` and a
+    point where no direction helps all tasks, all weights are 0 (as in TorchJD). The minimum is
+    exact: for a given length of :math:`g_w` it is a min-norm point, and the length is a root in one
+    variable, known in closed form once the tasks with :math:`w_k > 0` are.
+
+    Parameters
+    ----------
+    c : float
+        Radius of the ball in units of :math:`\|g_0\|`, at least 0.
+
+    Raises
+    ------
+    ValueError
+        ``c`` is negative or not finite.
+
+    Examples
+    --------
+    >>> CAGrad(c=0.5)([1, 1], [[1.0, 0.0], [0.0, 1.0]])
+    array([0.75, 0.75])
+    """
+
+    c: float = 0.5
+    needs_losses: ClassVar[bool] = False
+    needs_gramian: ClassVar[bool] = True
+    claims: ClassVar[frozenset[str]] = frozenset(
+        {"non-negative", "permutation-equivariant", "homogeneous"}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.c < np.inf:
+            raise ValueError(f"c is a radius, at least 0; got {self.c}")
+
+    def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
+        """Give 1/T plus the pull towards the worst-off tasks, shape (T,)."""
+        assert gramian is not None
+        directions, norms = points(gramian)
+        columns = directions * (norms / (norms.max() or 1.0))
+        mean = columns.mean(axis=1)
+        radius = self.c * float(np.linalg.norm(mean))
+        if radius <= 1e-150:
+            return np.full(len(norms), 1 / len(norms))
+        worst = _worst_case(columns, mean, radius)
+        length = float(np.linalg.norm(columns @ worst))
+        if length <= 1e-8 * radius:  # no direction helps all tasks
+            return np.zeros(len(norms))
+        return 1 / len(norms) + radius / length * worst
+
+
+def _worst_case(columns: np.ndarray, mean: np.ndarray, radius: float) -> np.ndarray:
+    """Minimise ``(P w) @ mean + radius * norm(P w)`` over the simplex, P being the columns.
+
+    With s = norm(P w) given, w is the min-norm point of the columns shifted by t * mean, where
+    t = s / radius. While the tasks of positive weight stay the same, P w is a fixed vector minus t
+    times the part of the mean that lies along their affine hull, so the root t is known; if that
+    leaves the bracket, it is halved.
+    """
+    low, high = 0.0, 1 / radius  # no column is longer than 1
+    shift = min(1.0, high / 2)
+    for _ in range(200):
+        weights = min_norm(columns + shift * mean[:, None])
+        point = columns @ weights
+        excess = float(np.linalg.norm(point)) - radius * shift
+        if abs(excess) <= 1e-13 * radius * shift or shift <= 1e-12 or high - low <= 1e-15 * high:
+            return weights
+        low, high = (shift, high) if excess > 0 else (low, shift)
+        first, *others = columns[:, weights > 0].T
+        basis = np.linalg.qr(np.array([o - first for o in others]).T)[0] if others else None
+        along = np.zeros_like(mean) if basis is None else basis @ (basis.T @ mean)
+        room = radius**2 - along @ along
+        shift = float(np.linalg.norm(point + shift * along)) / np.sqrt(room) if room > 0 else high
+        if not low < shift < high:
+            shift = (low + high) / 2
+    raise RuntimeError("CAGrad: the length of g_w was not found in 200 steps")
