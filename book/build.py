@@ -12,7 +12,6 @@ silent are refused; every figure must have alt text.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import multiprocessing
 import os
 import re
@@ -36,14 +35,14 @@ from nbformat import NotebookNode
 
 BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
-sys.path.append(
-    str(BOOK / "_ext")
-)  # the local Sphinx extensions are modules, not a package
+# The local Sphinx extensions are modules, not a package.
+sys.path.append(str(BOOK / "_ext"))
 from notebook_cache import (
     Cost,
     cache_folder,
     chapters,
     data_folder,
+    digest_files,
     measured,
     read,
 )
@@ -170,7 +169,7 @@ def run_all(paths: list[Path], timeout: int) -> Iterable[Run]:
         )
 
 
-def without_our_paths(notebook: NotebookNode) -> NotebookNode:
+def hide_our_paths(notebook: NotebookNode) -> None:
     """Leave this machine's folder out of the tracebacks that a page shows on purpose."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -178,12 +177,11 @@ def without_our_paths(notebook: NotebookNode) -> NotebookNode:
                 output.traceback = [
                     line.replace(f"{ROOT}/", "") for line in output.traceback
                 ]
-    return notebook
 
 
 def store(cache: JupyterCacheAbstract, run: Run) -> None:
     """Put an executed notebook where MyST-NB will look for it, with its cost."""
-    without_our_paths(run.notebook)
+    hide_our_paths(run.notebook)
     data = {"execution_seconds": run.cost.wall_seconds, **run.cost._asdict()}
     bundle = CacheBundleIn(run.notebook, str(run.path), data=data)
     cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
@@ -297,18 +295,13 @@ def image_problems(html: Path) -> list[str]:
 
 def state(cached: Path) -> str:
     """Return a hash of all that pages are made from: sources, settings and executed notebooks."""
-    digest = hashlib.sha256(cached.name.encode())
-    sources = (
+    sources = [
         path
-        for path in BOOK.rglob("*")
+        for path in sorted(BOOK.rglob("*"))
         if path.is_file() and path.suffix != ".pyc"
-    )
-    for path in [ROOT / "_config.yml", *sorted(sources)]:
-        digest.update(
-            f"{path.relative_to(ROOT)}\0{path.stat().st_size}\0".encode()
-        )
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    ]
+    files = [ROOT / "_config.yml", *sources]
+    return digest_files(ROOT, files, start=cached.name).hexdigest()
 
 
 def build_html(build: Path) -> int:
@@ -380,9 +373,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     expensive = cost_problems(costs, budgets)
     html, now = ROOT / "_build" / "html", state(folder)
-    stamp = (
-        html / ".green"
-    )  # written last, so what it stands for was green from end to end
+    # Written last, so what it stands for was green from end to end.
+    stamp = html / ".green"
     if (
         stamp.exists()
         and stamp.read_text() == now

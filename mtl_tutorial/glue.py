@@ -42,7 +42,7 @@ def glue(**values: str | float | np.generic) -> None:
     if get_ipython() is None:
         return
     for name, value in plain.items():
-        display(  # type: ignore[no-untyped-call]
+        display(
             {f"{_PREFIX}text/plain": repr(value)},
             raw=True,
             metadata={"scrapbook": {"name": name, "mime_prefix": _PREFIX}},

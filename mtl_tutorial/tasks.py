@@ -28,7 +28,7 @@ class Task:
     missing: ClassVar[float] = -1
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.name, str) and self.name.isidentifier()):  # type: ignore[redundant-expr]
+        if not (isinstance(self.name, str) and self.name.isidentifier()):  # type: ignore[redundant-expr]  # a caller may check no types
             raise ValueError(
                 f"a task needs a Python identifier as its name, like 'digit'; got {self.name!r}"
             )
@@ -57,7 +57,7 @@ class Classification(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.classes, int) or self.classes < 2:  # type: ignore[redundant-expr]
+        if not isinstance(self.classes, int) or self.classes < 2:  # type: ignore[redundant-expr]  # a caller may check no types
             raise ValueError(
                 f"task {self.name!r} needs classes >= 2, an integer; got {self.classes!r}. "
                 "A yes-or-no question with one logit is Binary."

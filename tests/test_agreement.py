@@ -46,7 +46,7 @@ def both(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarr
     """Give loss and gradient in each framework, as one vector each."""
     tensor = torch.from_numpy(outputs).requires_grad_()
     loss = mtl_tutorial.pytorch.task_loss(task, tensor, torch.from_numpy(targets))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert tensor.grad is not None
     variable = tf.Variable(outputs)
     with tf.GradientTape() as tape:

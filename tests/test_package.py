@@ -82,4 +82,4 @@ def test_names_are_listed_and_found() -> None:
 
 def test_unknown_attribute() -> None:
     with pytest.raises(AttributeError, match="'mtl_tutorial' has no attribute 'pytroch'"):
-        mtl_tutorial.pytroch  # noqa: B018
+        mtl_tutorial.pytroch  # noqa: B018  # asking is the test

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -49,6 +50,19 @@ def data_files() -> list[Path]:
     ]
 
 
+def digest_files(
+    root: Path, paths: Iterable[Path], start: str = ""
+) -> hashlib._Hash:
+    """Hash files by their path under a root, their size and their content."""
+    digest = hashlib.sha256(start.encode())
+    for path in paths:
+        digest.update(
+            f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode()
+        )
+        digest.update(path.read_bytes())
+    return digest
+
+
 def fingerprint(root: Path) -> str:
     """Return a hash of the library, the pinned versions and the data under the repository root.
 
@@ -59,12 +73,7 @@ def fingerprint(root: Path) -> str:
         for path in sorted((root / "mtl_tutorial").rglob("*"))
         if path.is_file() and path.suffix != ".pyc"
     ]
-    digest = hashlib.sha256()
-    for path in [*library, root / "constraints.txt"]:
-        digest.update(
-            f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode()
-        )
-        digest.update(path.read_bytes())
+    digest = digest_files(root, [*library, root / "constraints.txt"])
     for path in data_files():
         digest.update(f"{path}\0{path.stat().st_size}\0".encode())
     return digest.hexdigest()[:16]
@@ -86,7 +95,7 @@ def chapters(book: Path) -> dict[str, Path]:
 
 def read(notebook: Path) -> nbformat.NotebookNode:
     """Read a notebook in the form in which jupyter-cache hashes it."""
-    node: nbformat.NotebookNode = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    node: nbformat.NotebookNode = nbformat.read(notebook, as_version=4)
     return node
 
 

@@ -1,7 +1,7 @@
 """The PyTorch side: models, losses, one training step, a training loop."""
 
 try:
-    import torch  # noqa: F401
+    import torch  # noqa: F401  # only to see whether it is there
 except ModuleNotFoundError as error:
     raise ImportError(
         'mtl_tutorial.pytorch needs PyTorch: pip install "mtl_tutorial[pytorch]"'

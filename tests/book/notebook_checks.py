@@ -61,7 +61,7 @@ class Cell(NamedTuple):
     def tree(self) -> ast.Module:
         """The parsed code; empty where a cell shows a syntax error on purpose."""
         try:
-            return ast.parse(TransformerManager().transform_cell(self.source))  # type: ignore[no-untyped-call]
+            return ast.parse(TransformerManager().transform_cell(self.source))
         except SyntaxError:
             return ast.Module([], [])
 
@@ -94,10 +94,10 @@ class Page:
     def __init__(self, path: Path) -> None:
         self.path = path
         if path.suffix == ".md":
-            cell = nbformat.v4.new_markdown_cell(path.read_text("utf-8"))  # type: ignore[no-untyped-call]
-            self.notebook = nbformat.v4.new_notebook(cells=[cell])  # type: ignore[no-untyped-call]
+            cell = nbformat.v4.new_markdown_cell(path.read_text("utf-8"))
+            self.notebook = nbformat.v4.new_notebook(cells=[cell])
         else:
-            self.notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+            self.notebook = nbformat.read(path, as_version=4)
         self.metadata: dict[str, Any] = self.notebook.metadata
         self.cells = [
             Cell(number, cell.cell_type, cell.source, cell.metadata)

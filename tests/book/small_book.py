@@ -58,13 +58,13 @@ FIGURE = {
 
 def text(source: str) -> NotebookNode:
     """Return a markdown cell."""
-    return new_markdown_cell(source)  # type: ignore[no-untyped-call, no-any-return]
+    return new_markdown_cell(source)  # type: ignore[no-any-return]
 
 
 def code(source: str, *tags: str, **metadata: object) -> NotebookNode:
     """Return a code cell with tags and other metadata."""
     metadata |= {"tags": list(tags)}
-    return new_code_cell(source, metadata=metadata)  # type: ignore[no-untyped-call, no-any-return]
+    return new_code_cell(source, metadata=metadata)  # type: ignore[no-any-return]
 
 
 def chapter() -> NotebookNode:
@@ -107,7 +107,7 @@ def chapter() -> NotebookNode:
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
         "mtl_tutorial": {"budget_seconds": 60},
     }
-    return new_notebook(cells=cells, metadata=metadata)  # type: ignore[no-untyped-call, no-any-return]
+    return new_notebook(cells=cells, metadata=metadata)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -157,5 +157,5 @@ def write(root: Path) -> SmallBook:
     (root / "mtl_tutorial" / "__init__.py").write_text(LIBRARY, "utf-8")
     (root / "book" / "_toc.yml").write_text(TOC, "utf-8")
     (root / "book" / "index.md").write_text(INDEX, "utf-8")
-    nbformat.write(chapter(), root / "book" / "chapter.ipynb")  # type: ignore[no-untyped-call]
+    nbformat.write(chapter(), root / "book" / "chapter.ipynb")
     return SmallBook(root)

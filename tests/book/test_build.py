@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import nbformat
 import pytest
 import yaml
 
@@ -258,3 +259,11 @@ def test_a_slow_machine_may_ask_for_a_warning_only(book: SmallBook) -> None:
     assert result.returncode == 0
     assert "executed chapter" in result.stdout  # that is --force: the outputs were in the cache
     assert "warning: chapter: took " in result.stdout
+
+
+def test_a_traceback_does_not_show_where_it_was_built(build_script: ModuleType) -> None:
+    line = f"File {build_script.ROOT}/.venv/torch/functional.py:1"
+    error = nbformat.v4.new_output("error", ename="E", evalue="", traceback=[line])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0", outputs=[error])])
+    build_script.hide_our_paths(notebook)
+    assert notebook.cells[0].outputs[0].traceback == ["File .venv/torch/functional.py:1"]

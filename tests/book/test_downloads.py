@@ -47,8 +47,8 @@ def problems(path: Path, framework: str) -> list[str]:
 def test_a_download_needs_one_framework(
     cut: Callable[[NotebookNode, str], NotebookNode], path: Path, framework: str, tmp_path: Path
 ) -> None:
-    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-    nbformat.write(cut(notebook, framework), tmp_path / "own.ipynb")  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.write(cut(notebook, framework), tmp_path / "own.ipynb")
     assert problems(tmp_path / "own.ipynb", framework) == []
 
 
@@ -68,10 +68,10 @@ def test_a_cell_that_is_not_tagged_for_what_it_needs_is_found(
     tmp_path: Path,
 ) -> None:
     cells = [
-        nbformat.v4.new_code_cell(source, metadata={"tags": tags}),  # type: ignore[no-untyped-call]
-        nbformat.v4.new_code_cell("model = 1", metadata={"tags": ["pytorch"]}),  # type: ignore[no-untyped-call]
+        nbformat.v4.new_code_cell(source, metadata={"tags": tags}),
+        nbformat.v4.new_code_cell("model = 1", metadata={"tags": ["pytorch"]}),
     ]
-    notebook = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
-    nbformat.write(cut(notebook, "keras"), tmp_path / "own.ipynb")  # type: ignore[no-untyped-call]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbformat.write(cut(notebook, "keras"), tmp_path / "own.ipynb")
     listed = problems(tmp_path / "own.ipynb", "keras")
     assert any(found in problem for problem in listed) if found else listed == []

@@ -50,7 +50,7 @@ def test_chapter(check: checks.Check, path: Path) -> None:
 
 def md(source: str) -> NotebookNode:
     """Return a Markdown cell."""
-    return nbformat.v4.new_markdown_cell(source)  # type: ignore[no-untyped-call, no-any-return]
+    return nbformat.v4.new_markdown_cell(source)  # type: ignore[no-any-return]
 
 
 def code(source: str, *tags: str, **mystnb: Any) -> NotebookNode:
@@ -58,7 +58,7 @@ def code(source: str, *tags: str, **mystnb: Any) -> NotebookNode:
     metadata: dict[str, Any] = {"tags": list(tags)} if tags else {}
     if mystnb:
         metadata["mystnb"] = mystnb
-    return nbformat.v4.new_code_cell(source, metadata=metadata)  # type: ignore[no-untyped-call, no-any-return]
+    return nbformat.v4.new_code_cell(source, metadata=metadata)  # type: ignore[no-any-return]
 
 
 def exercise(label: str) -> list[NotebookNode]:
@@ -117,14 +117,14 @@ VERSION = {"nbformat": 4, "nbformat_minor": 5}
 @pytest.fixture
 def chapter() -> NotebookNode:
     """Return a chapter that every check accepts."""
-    return nbformat.from_dict({"cells": CELLS, "metadata": METADATA, **VERSION})  # type: ignore[no-untyped-call, no-any-return]
+    return nbformat.from_dict({"cells": CELLS, "metadata": METADATA, **VERSION})  # type: ignore[no-any-return]
 
 
 def write(notebook: NotebookNode, folder: Path) -> Path:
     """Write a chapter where a chapter would be."""
     path = folder / "case-studies" / "broken.ipynb"
     path.parent.mkdir()
-    nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+    nbformat.write(notebook, path)
     return path
 
 
@@ -188,7 +188,7 @@ def meta(**metadata: Any) -> Break:
 def stored(notebook: NotebookNode) -> None:
     """Store an output, as saving after a run does."""
     ran = cell(notebook, "x3 = 3")
-    ran.outputs = [nbformat.v4.new_output("stream", text="3")]  # type: ignore[no-untyped-call]
+    ran.outputs = [nbformat.v4.new_output("stream", text="3")]
     ran.execution_count = 7
 
 

@@ -107,7 +107,7 @@ class Browser:
 
     def log(self, kind: str) -> list[dict[str, Any]]:
         """Return what was logged since the last call."""
-        entries: list[dict[str, Any]] = self.driver.get_log(kind)  # type: ignore[no-untyped-call]
+        entries: list[dict[str, Any]] = self.driver.get_log(kind)
         return entries
 
 

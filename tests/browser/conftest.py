@@ -73,7 +73,7 @@ class Sample(NamedTuple):
 def cell(source: str, *tags: str, **mystnb: object) -> nbformat.NotebookNode:
     """Return a code cell."""
     metadata = {"tags": [*tags], "mystnb": mystnb}
-    return nbformat.v4.new_code_cell(source, metadata=metadata)  # type: ignore[no-untyped-call, no-any-return]
+    return nbformat.v4.new_code_cell(source, metadata=metadata)  # type: ignore[no-any-return]
 
 
 TEXT = r"""# Chapter {title}
@@ -93,10 +93,10 @@ $$ ({title})
 def chapter(title: str) -> nbformat.NotebookNode:
     """Return a notebook with what a real chapter has, but for the frameworks."""
     cells = [
-        nbformat.v4.new_markdown_cell(TEXT.format(title=title)),  # type: ignore[no-untyped-call]
+        nbformat.v4.new_markdown_cell(TEXT.format(title=title)),
         cell("print('torch.nn.Linear')", "pytorch"),
         cell("print('keras.layers.Dense')", "keras"),
-        nbformat.v4.new_markdown_cell("```{dropdown} Why share?\nBecause.\n```"),  # type: ignore[no-untyped-call]
+        nbformat.v4.new_markdown_cell("```{dropdown} Why share?\nBecause.\n```"),
         cell("a = 1  # " + "a long comment " * 12, "pytorch"),
         cell("b = 1\nb", "keras"),
         cell(
@@ -106,7 +106,7 @@ def chapter(title: str) -> nbformat.NotebookNode:
         ),
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})  # type: ignore[no-untyped-call, no-any-return]
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +121,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
     (book / "references.bib").touch()
     (book / "_toc.yml").write_text("format: jb-book\nroot: one\nchapters:\n- file: two\n", "utf-8")
     for title in ("one", "two"):
-        nbformat.write(chapter(title), book / f"{title}.ipynb")  # type: ignore[no-untyped-call]
+        nbformat.write(chapter(title), book / f"{title}.ipynb")
     command = [*JUPYTER_BOOK, "build", str(book), "-q", "-n", "-W", "--keep-going"]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr

@@ -156,7 +156,7 @@ def test_giou_draws_disjoint_boxes_together_where_iou_is_flat() -> None:
     prediction = (UNIT + 3).requires_grad_()
     assert iou(prediction.detach().numpy(), UNIT.numpy()) == 0
     assert iou(prediction.detach().numpy() - 0.1, UNIT.numpy()) == 0
-    giou_loss(prediction, UNIT).backward()  # type: ignore[no-untyped-call]
+    giou_loss(prediction, UNIT).backward()
     assert prediction.grad is not None
     step = prediction.detach() - 0.1 * prediction.grad
     assert giou_loss(step, UNIT) < giou_loss(prediction, UNIT)
@@ -167,7 +167,7 @@ def test_a_missing_box_counts_for_nothing() -> None:
     target = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, float("nan"), 1.0, 1.0]])
     loss = task_loss(Boxes("box"), boxes, target)
     assert loss.item() == giou_loss(boxes[:1], target[:1]).item()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert boxes.grad is not None
     assert boxes.grad[0].abs().sum() > 0
     assert (boxes.grad[1] == 0).all()
@@ -180,7 +180,7 @@ def test_empty_and_inside_out_boxes_stay_finite(target: list[float], dtype: torc
     for corners in ([0.5, 0.5, 0.5, 0.5], [0.9, 0.9, 0.1, 0.1]):
         boxes = torch.tensor([corners], dtype=dtype, requires_grad=True)
         loss = giou_loss(boxes, torch.tensor([target], dtype=dtype))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         assert 0 <= loss.item() <= 2
         assert boxes.grad is not None
         assert boxes.grad.isfinite().all()

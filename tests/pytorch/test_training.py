@@ -54,7 +54,7 @@ def by_hand(model: HardSharing, train: Split, epochs: int, values: tuple[float, 
                 F.binary_cross_entropy_with_logits(outputs["big"][:, 0], big[rows].float()),
             ]
             optimizer.zero_grad()
-            (values[0] * losses[0] + values[1] * losses[1]).backward()  # type: ignore[no-untyped-call]
+            (values[0] * losses[0] + values[1] * losses[1]).backward()
             optimizer.step()
             seen.append([loss.item() for loss in losses])
         history.append(np.mean(seen, axis=0))
@@ -171,7 +171,7 @@ def test_missing_labels_have_no_say() -> None:
         )
         + F.mse_loss(outputs["size"][~hide, 0], inputs[~hide, 0])
     )
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -161,7 +161,7 @@ def test_uw_over_200_steps() -> None:
     for losses in rng.uniform(0.1, 3, (200, 4)):
         leaf = torch.tensor(losses, requires_grad=True)
         optimizer.zero_grad()
-        reference(leaf).backward()  # type: ignore[no-untyped-call]
+        reference(leaf).backward()
         optimizer.step()
         assert leaf.grad is not None
         np.testing.assert_allclose(method(losses), leaf.grad.numpy(), rtol=1e-12)
@@ -172,7 +172,7 @@ def test_dwa_over_200_steps() -> None:
     method, reference = DWA(temperature=1.5), scalarization.DWA(temperature=1.5)
     for step, losses in enumerate(rng.uniform(0.1, 3, (200, 4)), start=1):
         leaf = torch.tensor(losses, requires_grad=True)
-        reference(leaf).backward()  # type: ignore[no-untyped-call]
+        reference(leaf).backward()
         assert leaf.grad is not None
         np.testing.assert_allclose(method(losses), leaf.grad.numpy(), rtol=1e-12)
         if step % 7 == 0:
@@ -189,7 +189,7 @@ def test_famo_over_200_steps() -> None:
     ).double()
     for losses in rng.uniform(0.1, 3, (200, 4)):
         leaf = torch.tensor(losses, requires_grad=True)
-        reference(leaf).backward()  # type: ignore[no-untyped-call]
+        reference(leaf).backward()
         assert leaf.grad is not None
         np.testing.assert_allclose(method(losses), leaf.grad.numpy(), rtol=1e-9)
         after = losses * rng.uniform(0.7, 1.1, 4)

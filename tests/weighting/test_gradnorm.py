@@ -21,7 +21,7 @@ def test_is_the_papers_update_by_autograd_and_adam_over_200_steps() -> None:
         mean, ratios = pulls.mean().detach(), torch.from_numpy(losses / first)
         optimizer.zero_grad()
         loss = (pulls - mean * (ratios / ratios.mean()) ** 0.7).abs().sum() / mean
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         with torch.no_grad():
             values *= 3 / values.sum()

@@ -8,7 +8,7 @@ from mtl_tutorial.weighting import InverseLoss
 
 def test_is_the_gradient_of_the_sum_of_logarithms() -> None:
     losses = torch.tensor([0.2, 1.0, 7.0], dtype=torch.float64, requires_grad=True)
-    losses.log().sum().backward()  # type: ignore[no-untyped-call]
+    losses.log().sum().backward()
     assert losses.grad is not None
     assert InverseLoss()(losses.detach().numpy()) == pytest.approx(losses.grad.numpy())
 
