@@ -183,5 +183,97 @@ def intervals(
     ax.legend()
 
 
+def differences(ax: Axes, runs: Mapping[str, np.ndarray], *, xlabel: str) -> None:
+    """Draw mean differences with 95 % intervals over seeds, one row a name, and a line at 0.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+    runs : mapping from name to array, shape (seeds,)
+        Paired differences, such as a method's accuracy less the baseline's; the first on top.
+    xlabel : str
+
+    Examples
+    --------
+    >>> figure, ax = plt.subplots()
+    >>> differences(ax, {"UW": np.array([0.5, 1.5]), "DWA": np.array([-1.0, 1.0])},
+    ...             xlabel="accuracy against equal weights, points")
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['UW', 'DWA']
+    """
+    ax.axvline(0, color="grey", linewidth=1)
+    for i, values in enumerate(runs.values()):
+        mean, half = mean_interval(values)
+        ax.errorbar(mean, i, xerr=half, capsize=3, **_style(0))
+    ax.set(yticks=range(len(runs)), yticklabels=list(runs), xlabel=xlabel)
+    ax.set_ylim(len(runs) - 0.5, -0.5)
+
+
+def front(
+    ax: Axes, runs: Mapping[str, tuple[np.ndarray, np.ndarray]], *, xlabel: str, ylabel: str
+) -> None:
+    """Draw one task against another: a point a name, with 95 % intervals over seeds both ways.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+    runs : mapping from name to a pair of arrays, shape (seeds,) each
+        What is drawn along x and along y, such as the accuracies of two tasks.
+    xlabel, ylabel : str
+
+    Examples
+    --------
+    >>> figure, ax = plt.subplots()
+    >>> front(ax, {"equal": (np.array([0.8, 0.9]), np.array([0.7, 0.8]))},
+    ...       xlabel="digit", ylabel="angle")
+    >>> ax.get_legend_handles_labels()[1]
+    ['equal']
+    """
+    for i, (name, (x, y)) in enumerate(runs.items()):
+        (x_mean, x_half), (y_mean, y_half) = mean_interval(x), mean_interval(y)
+        ax.errorbar(
+            x_mean,
+            y_mean,
+            xerr=x_half,
+            yerr=y_half,
+            capsize=2,
+            linestyle="",
+            **_style(i),
+            label=name,
+        )
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+
+
+def arrows(ax: Axes, vectors: Mapping[str, np.ndarray]) -> None:
+    """Draw vectors of a plane from the origin, each with its name at its tip.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+    vectors : mapping from name to array, shape (2,)
+        Names may hold maths, such as ``"$g_1$"``.
+
+    Examples
+    --------
+    >>> figure, ax = plt.subplots()
+    >>> arrows(ax, {"$g_1$": np.array([1.0, 0.0]), "$g_2$": np.array([-0.5, 1.0])})
+    >>> len(ax.texts)
+    2
+    """
+    ends = np.array(list(vectors.values()), dtype=float)
+    low, high = np.minimum(ends.min(axis=0), 0), np.maximum(ends.max(axis=0), 0)
+    margin = 0.15 * (high - low).max()
+    for i, (name, end) in enumerate(zip(vectors, ends, strict=True)):
+        colour = COLOURS[i % len(COLOURS)]
+        ax.quiver(0, 0, *end, angles="xy", scale_units="xy", scale=1, color=colour)
+        length = np.linalg.norm(end)
+        tip = end + 0.5 * margin * (end / length if length > 0 else np.array([0.0, -1.0]))
+        ax.text(tip[0], tip[1], name, color=colour, ha="center", va="center")
+    ax.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin))
+    ax.set_aspect("equal")
+
+
 def _style(i: int) -> dict[str, Any]:
-    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+    marker = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]  # the next six differ in marker
+    return {"color": COLOURS[i % len(COLOURS)], "marker": marker}

@@ -8,5 +8,7 @@ from mtl_tutorial.datasets._dataset import Dataset, Split
 from mtl_tutorial.datasets._digits import digits
 from mtl_tutorial.datasets._fashion_mnist import fashion_mnist
 from mtl_tutorial.datasets._mnist import mnist
+from mtl_tutorial.datasets._overlaid import overlaid
+from mtl_tutorial.datasets._rotated import rotated
 
-__all__ = ["Dataset", "Split", "digits", "fashion_mnist", "mnist"]
+__all__ = ["Dataset", "Split", "digits", "fashion_mnist", "mnist", "overlaid", "rotated"]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 
@@ -14,10 +13,10 @@ class Split:
 
     Parameters
     ----------
-    inputs : ndarray of float32, shape (N, 28, 28)
-        Images, grey values in [0, 1].
-    targets : dict of str to ndarray of int64, shape (N,)
-        Class numbers by task name.
+    inputs : ndarray, shape (N, ...)
+        Images float32 with grey values in [0, 1]; rows of word numbers int64.
+    targets : dict of str to ndarray, shape (N,) or (N, 4)
+        By task name: class numbers int64; quantities and boxes float32.
 
     Raises
     ------
@@ -34,8 +33,8 @@ class Split:
     Split(inputs=(100, 28, 28), targets=[digit, gt5])
     """
 
-    inputs: npt.NDArray[np.float32]
-    targets: dict[str, npt.NDArray[np.int64]]
+    inputs: npt.NDArray[Any]
+    targets: dict[str, npt.NDArray[Any]]
 
     def __post_init__(self) -> None:
         for task, target in self.targets.items():
