@@ -1,6 +1,7 @@
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -397,3 +398,409 @@ def test_gradnorm_reads_the_gramian_and_weights_the_heads_too() -> None:
     for mine, theirs in zip(found, expected, strict=True):
         assert mine is not None
         torch.testing.assert_close(mine, theirs)
+
+
+# ------------------------------------------------------------- trunks, and how their rows are had
+
+
+class TwiceUsed(nn.Module):
+    """One weight in two places, and a weight that is not a layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 5)
+        self.plain = nn.Parameter(torch.randn(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.layer(self.layer(x).tanh()).tanh()
+        return torch.addmm(self.layer.bias[:3], hidden, self.plain, beta=2, alpha=0.5)
+
+
+class Scaled(nn.Module):
+    """A linear layer with factors, and one bias for all outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(3, 5)), nn.Parameter(torch.randn(1))
+        self.other = nn.Parameter(torch.randn(3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.addmm(self.bias, x, self.weight.t())
+        found: Tensor = torch.addmm(self.bias, hidden, self.other.t(), alpha=0.5)
+        return found
+
+
+class LastState(nn.Module):
+    """Words to the last state of an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.lstm = nn.Embedding(9, 4), nn.LSTM(4, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states: Tensor = self.lstm(self.embedding(x))[0]
+        return states[:, -1]
+
+
+TRUNKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "wide": (lambda: nn.Sequential(nn.Linear(5, 60), nn.ReLU(), nn.Linear(60, 50), nn.Tanh()),
+             lambda: torch.randn(7, 5)),
+    "no bias": (lambda: nn.Linear(5, 3, bias=False), lambda: torch.randn(7, 5)),
+    "sequence": (lambda: nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3, bias=False)),
+                 lambda: torch.randn(7, 2, 5)),
+    "twice used": (TwiceUsed, lambda: torch.randn(7, 5)),
+    "scaled": (Scaled, lambda: torch.randn(7, 5)),
+    "norms": (lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.LayerNorm(4)),
+              lambda: torch.randn(7, 5)),
+    "convolution": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2),
+                                          nn.Flatten(), nn.Linear(12, 3)),
+                    lambda: torch.randn(7, 2, 6, 6)),
+    "lstm": (LastState, lambda: torch.randint(9, (7, 5))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_trunk(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    make, draw = TRUNKS[name]
+    trunk, x = make().to(dtype), draw()
+    x = x.to(dtype) if x.is_floating_point() else x
+
+    def losses(features: Tensor) -> dict[str, Tensor | None]:
+        return {
+            "a": features.square().mean(),
+            "b": 10 * (features - 1).abs().mean(),
+            "c": features.flatten(1)[:, 0].sum(),
+        }
+
+    rows = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(trunk.parameters()))])
+        for loss in (losses(trunk(x))[task] for task in "abc")
+        if loss is not None
+    ]
+    jacobian, fixed = torch.stack(rows), Fixed([0.5, -2, 3])
+    features = trunk(x)
+    mtl_backward(losses(features), features, fixed, trunk.parameters())
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    scale = jacobian.square().sum(dim=1).max().item()
+    np.testing.assert_allclose(
+        fixed.seen[1], (jacobian @ jacobian.T).numpy(), atol=tolerance * scale
+    )
+    found = torch.cat([p.grad.flatten() for p in trunk.parameters() if p.grad is not None])
+    expected = torch.tensor([0.5, -2, 3], dtype=dtype) @ jacobian
+    np.testing.assert_allclose(found, expected, atol=tolerance * scale**0.5)
+
+
+def test_examples_that_cancel_keep_the_gramian_exact() -> None:
+    """Near a minimum the examples' gradients are large and their sum is small."""
+    torch.manual_seed(0)
+    trunk, x = nn.Linear(300, 200, bias=False), torch.randn(8, 300)
+    x = torch.cat([x, x])
+    push = torch.randn(8, 200)
+    push = torch.cat([push, -push * (1 + 1e-4)])
+
+    features, fixed = trunk(x), Fixed([1, 1])
+    losses = {"a": (features * push).sum(), "b": (features[:1] * push[:1]).sum()}
+    mtl_backward(losses, features, fixed, trunk.parameters())
+    cotangents = [push.double(), torch.cat([push[:1], torch.zeros(15, 200)]).double()]
+    rows = torch.stack([(c.T @ x.double()).flatten() for c in cotangents])
+    np.testing.assert_allclose(fixed.seen[1], (rows @ rows.T).numpy(), rtol=1e-3)
+
+
+def test_trunk_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    net, fixed = Net(), Fixed([1, 2, 3])
+    net.trunk.float()
+    net.heads.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        features = net.trunk(net.inputs.float())
+        losses = {name: net.heads[name](features).float().square().mean() for name in "abc"}
+    mtl_backward(losses, features, fixed, net.trunk.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        features = net.trunk(net.inputs.float())
+        losses = {name: net.heads[name](features).float().square().mean() for name in "abc"}
+    expected = torch.autograd.grad(
+        [w * loss for w, loss in zip((1, 2, 3), losses.values(), strict=True)],
+        list(net.trunk.parameters()),
+    )
+    for parameter, gradient in zip(net.trunk.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=0.05, atol=0.05)
+
+
+# ------------------------------------------------------------- several features, heads in common
+
+
+@each_gramian
+def test_several_features(gramian: Where) -> None:
+    """A task may read any of them, or two."""
+    torch.manual_seed(0)
+    one, two, x = nn.Linear(5, 3), nn.Linear(5, 2), torch.randn(7, 5)
+
+    def forward() -> tuple[list[Tensor], dict[str, Tensor | None]]:
+        z, v = one(x), two(x.tanh())
+        both = (z.sum(dim=1) * v.sum(dim=1)).mean()
+        return [z, v], {"a": z.square().mean(), "b": both, "c": v.abs().mean()}
+
+    shared = [*one.parameters(), *two.parameters()]
+    at = {"parameters": shared, "features": None}[gramian]
+    features, losses = forward()
+    rows = [
+        torch.cat([
+            g.flatten() for g in torch.autograd.grad(
+                loss, at or features, retain_graph=True, materialize_grads=True
+            )
+        ])
+        for loss in losses.values() if loss is not None
+    ]  # fmt: skip
+    jacobian, fixed = torch.stack(rows), Fixed([0.5, -2, 3])
+    features, losses = forward()
+    mtl_backward(losses, features, fixed, shared, gramian)
+    torch.testing.assert_close(torch.from_numpy(fixed.seen[1]), jacobian @ jacobian.T)
+    total = sum(
+        w * loss
+        for w, loss in zip([0.5, -2, 3], forward()[1].values(), strict=True)
+        if loss is not None
+    )
+    assert isinstance(total, Tensor)
+    assert_close(shared, torch.autograd.grad(total, shared))
+
+
+@each_gramian
+def test_features_that_depend_on_each_other(gramian: Where) -> None:
+    trunk, more = nn.Linear(5, 3), nn.Linear(3, 2)
+    z = trunk(torch.ones(1, 5))
+    for pair in ([z, more(z)], [more(z), z], [z, z]):
+        losses = {"a": pair[0].sum(), "b": pair[1].sum()}
+        with pytest.raises(ValueError, match="feature tensors depend on each other"):
+            mtl_backward(losses, pair, Fixed([1, 1]), trunk.parameters(), gramian)
+    assert trunk.weight.grad is None
+
+
+def test_two_outputs_of_one_operation_do_not_depend_on_each_other() -> None:
+    trunk, fixed = nn.Linear(5, 4), Fixed([1, 2])
+    z, v = trunk(torch.ones(1, 5)).chunk(2, dim=1)
+    mtl_backward({"a": z.sum(), "b": 3 * v.sum()}, [z, v], fixed, trunk.parameters())
+    assert trunk.bias.grad is not None
+    assert trunk.bias.grad.tolist() == [1, 1, 6, 6]
+    assert fixed.seen[1].tolist() == [[12, 0], [0, 108]]
+
+
+@each_gramian
+def test_heads_that_share_a_layer(gramian: Where) -> None:
+    """More than parameters in common: a graph that both losses go through."""
+    torch.manual_seed(0)
+    trunk, common, fixed = nn.Linear(5, 3), nn.Linear(3, 3), Fixed([0.5, 3])
+    x = torch.randn(7, 5)
+
+    def losses(features: Tensor) -> dict[str, Tensor | None]:
+        hidden = common(features).tanh()
+        return {"a": hidden.square().mean(), "b": hidden.sum()}
+
+    features = trunk(x)
+    mtl_backward(losses(features), features, fixed, trunk.parameters(), gramian)
+    a, b = losses(trunk(x)).values()
+    assert a is not None
+    assert b is not None
+    assert_close(
+        common.parameters(),
+        torch.autograd.grad(a + b, list(common.parameters()), retain_graph=True),
+    )
+    assert_close(trunk.parameters(), torch.autograd.grad(0.5 * a + 3 * b, list(trunk.parameters())))
+
+
+@each_gramian
+def test_no_heads_at_all(gramian: Where) -> None:
+    """Losses may be their own features."""
+    trunk, fixed = nn.Linear(3, 2), Fixed([1, 2])
+    pair = list(trunk(torch.ones(3)).unbind())
+    mtl_backward(dict(zip("ab", pair, strict=True)), pair, fixed, trunk.parameters(), gramian)
+    assert trunk.bias.grad is not None
+    assert trunk.bias.grad.tolist() == [1, 2]
+    assert fixed.seen[1][0, 1] == 0
+
+
+# ------------------------------------------------------------- an extra loss, a scaler, aggregators
+
+
+@each_way
+@each_gramian
+@pytest.mark.parametrize("names", ["abc", "ac", ""])
+def test_extra_loss_goes_through_unweighted(
+    way: Callable[[], Weighting], gramian: Where, names: str
+) -> None:
+    def extra(net: Net, features: Tensor) -> Tensor:
+        output: Tensor = net.heads["b"](features)
+        return features.square().sum() + output.sum()
+
+    net, without, alone = Net(), Net(), Net()
+    losses, features = net.forward(names)
+    mtl_backward(
+        losses, features, way(), net.trunk.parameters(), gramian, extra_loss=extra(net, features)
+    )
+    mtl_backward(*without.forward(names), way(), without.trunk.parameters(), gramian)
+    extra(alone, alone.forward(names)[1]).backward()
+    for found, *parts in zip(net.parameters, without.parameters, alone.parameters, strict=True):
+        expected = sum(part.grad for part in parts if part.grad is not None)
+        if isinstance(expected, Tensor):
+            torch.testing.assert_close(found.grad, expected)
+        else:
+            assert found.grad is None
+
+
+def test_extra_loss_must_be_a_scalar() -> None:
+    net = Net()
+    losses, features = net.forward()
+    with pytest.raises(ValueError, match=r"loss of 'extra_loss' has shape \(7, 4\)"):
+        mtl_backward(losses, features, Equal(), extra_loss=features)
+
+
+@each_way
+@each_gramian
+def test_scaler(way: Callable[[], Weighting], gramian: Where) -> None:
+    """The weighting sees what it would see without; the gradients are scaled."""
+    net, plain, scaler = Net(), Net(), torch.amp.GradScaler("cpu", init_scale=1024)
+    seen = [way(), way()]
+    losses, features = net.forward()
+    mtl_backward(
+        losses, features, seen[0], net.trunk.parameters(), gramian,
+        extra_loss=features.sum(), scaler=scaler,
+    )  # fmt: skip
+    losses, features = plain.forward()
+    mtl_backward(
+        losses, features, seen[1], plain.trunk.parameters(), gramian, extra_loss=features.sum()
+    )
+    assert_close(net.parameters, [1024 * p.grad for p in plain.parameters if p.grad is not None])
+    for one, other in zip(*(getattr(w, "seen", []) for w in seen), strict=True):
+        np.testing.assert_allclose(one, other)
+
+
+@each_gramian
+def test_overflow_skips_the_step(gramian: Where) -> None:
+    net, fixed = Net(), Fixed([1, 2, 3])
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    optimizer = torch.optim.SGD(net.parameters, lr=0.1)
+    before = [parameter.detach().clone() for parameter in net.parameters]
+    losses, features = net.forward()
+    losses = {k: None if loss is None else 1e300 * loss for k, loss in losses.items()}
+    weights = mtl_backward(losses, features, fixed, net.trunk.parameters(), gramian, scaler=scaler)
+    assert np.isnan(weights).all()
+    assert fixed.seen == []
+    scaler.step(optimizer)
+    scaler.update()
+    assert all(map(torch.equal, before, net.parameters))
+    assert scaler.get_scale() == 2.0**119
+
+
+AGGREGATORS: dict[str, Callable[[], torchjd.aggregation.Aggregator]] = {
+    "IMTLG": torchjd.aggregation.IMTLG,
+    "Krum": lambda: torchjd.aggregation.Krum(n_byzantine=0, n_selected=2),
+    "TrimmedMean": lambda: torchjd.aggregation.TrimmedMean(trim_number=1),
+    "ConFIG": torchjd.aggregation.ConFIG,
+}
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_torchjds_aggregators_fit_in(name: str) -> None:
+    net, reference = Net(), Net()
+    losses, features = net.forward()
+    weights = mtl_backward(losses, features, AGGREGATORS[name](), net.trunk.parameters())
+    assert np.isnan(weights).all()
+    by_name, its_features = reference.forward()
+    present = [loss for loss in by_name.values() if loss is not None]
+    torchjd.autojac.mtl_backward(present, features=its_features)
+    torchjd.autojac.jac_to_grad(reference.trunk.parameters(), AGGREGATORS[name]())
+    for ours, theirs in zip(net.parameters, reference.parameters, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@each_gramian
+def test_any_callable_gets_the_rows_of_the_present_tasks(gramian: Where) -> None:
+    net, seen = Net(), []
+
+    def first(jacobian: Tensor) -> Tensor:
+        seen.append(jacobian)
+        return jacobian[0]
+
+    losses, features = net.forward("ac")
+    weights = mtl_backward(losses, features, first, net.trunk.parameters(), gramian)
+    assert weights == pytest.approx([np.nan, 0, np.nan], nan_ok=True)
+    if gramian == "parameters":
+        torch.testing.assert_close(seen[0], net.jacobian()[[0, 2]])
+    else:
+        assert seen[0].shape == (2, features.numel())
+    assert_close(net.trunk.parameters(), net.gradients("a", net.trunk.parameters()))
+    head = net.heads["c"]
+    assert_close(head.parameters(), net.gradients("c", head.parameters()))
+
+
+@each_gramian
+def test_callable_with_a_scaler(gramian: Where) -> None:
+    net, scaler = Net(), torch.amp.GradScaler("cpu", init_scale=1024)
+
+    def unit(jacobian: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(jacobian[0], dim=0)
+
+    losses, features = net.forward()
+    mtl_backward(losses, features, unit, net.trunk.parameters(), gramian, scaler=scaler)
+    if gramian == "parameters":
+        row = net.jacobian()[0]
+        found = torch.cat([p.grad.flatten() for p in net.trunk.parameters() if p.grad is not None])
+        torch.testing.assert_close(found, 1024 * row / row.norm())
+
+
+def test_callable_that_gives_weights() -> None:
+    net = Net()
+    with pytest.raises(
+        ValueError, match=r"shape \(3, 64\).* shape \(3,\).* write it as a Weighting"
+    ):
+        mtl_backward(*net.forward(), lambda rows: rows[:, 0], net.trunk.parameters())
+    assert all(gradient is None for gradient in grads(net.parameters))
+
+
+@each_gramian
+def test_callable_is_not_given_a_nan(gramian: Where) -> None:
+    net = Net()
+    losses, features = net.forward()
+    losses["c"] = (features * 0).sum().sqrt()
+    with pytest.raises(ValueError, match="gradient of task 'c' holds a NaN"):
+        mtl_backward(losses, features, torchjd.aggregation.Mean(), net.trunk.parameters(), gramian)
+    assert all(gradient is None for gradient in grads(net.parameters))
+
+
+# ------------------------------------------------------------- torch.compile
+
+
+class Wrapped(nn.Module):
+    """A module with a forward of its own: torch.compile skips those that come with PyTorch."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner(x)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@each_gramian
+@pytest.mark.parametrize("part", ["trunk", "heads"])
+def test_compiled(part: str, gramian: Where) -> None:
+    """Trunk or heads compiled, the same gradients; the default backend needs a C++ compiler."""
+    net = Net()
+
+    def run(features: Callable[[Tensor], Tensor], heads: Mapping[str, Callable[..., Any]]) -> None:
+        z = features(net.inputs)
+        losses: dict[str, Tensor | None] = {n: heads[n](z).square().mean() for n in "abc"}
+        mtl_backward(losses, z, Fixed([0.5, -2, 3]), net.trunk.parameters(), gramian)
+
+    run(net.trunk, dict(net.heads.items()))
+    expected = grads(net.parameters)
+    net.trunk.zero_grad()
+    net.heads.zero_grad()
+    compiled = partial(torch.compile, backend="aot_eager", fullgraph=True)
+    if part == "trunk":
+        run(compiled(Wrapped(net.trunk)), dict(net.heads.items()))
+    else:
+        run(net.trunk, {n: compiled(Wrapped(net.heads[n])) for n in "abc"})
+    assert_close(net.parameters, [gradient for gradient in expected if gradient is not None])
