@@ -39,27 +39,31 @@ class Rows(NamedTuple):
         r"""Inner products of all pairs of rows, shape (T, T).
 
         From the factors, :math:`g_k \cdot g_l = \langle A A^\top D_k, D_l \rangle` without forming a
-        row: cheaper where N is small against the layer. It squares the cancellation between the
-        examples' gradients, so it is done in float64, hence on a CPU only.
+        row. It squares the cancellation between the examples' gradients, so it is done in float64.
         """
-        if self.inputs is None or self.inputs.device.type != "cpu" or not self._factors_pay():
+        if self.inputs is None:
             rows = self.formed()
             return rows @ rows.T
         deltas, inputs = self.values.double(), self.inputs.double()
         products = (inputs @ inputs.T @ deltas).flatten(1) @ deltas.flatten(1).T
         return ((products + products.T) / 2).to(self.inputs.dtype)
 
-    def _factors_pay(self) -> bool:
-        """Count the multiplications both ways; one in float64 costs two."""
-        assert self.inputs is not None
-        (tasks, count, out), width = self.values.shape, self.inputs.shape[1]
-        factors = count * count * (width + tasks * out) + tasks * tasks * count * out
-        return 2 * factors < tasks * count * out * width + tasks * tasks * out * width
-
     def combined(self, weights: Tensor) -> Tensor:
         """Weighted sum of the rows, in the tensor's shape; weights of shape (T,)."""
         total: Tensor = torch.tensordot(weights.to(self.values.dtype), self.values, dims=1)
         return total if self.inputs is None else total.T @ self.inputs
+
+
+def linear_rows(deltas: Tensor, inputs: Tensor) -> Rows:
+    """Keep the factors of a linear layer's rows where that is cheaper than forming them.
+
+    Multiplications are counted, those in float64 twice; on a GPU float64 is too slow.
+    """
+    (tasks, count, out), width = deltas.shape, inputs.shape[1]
+    factors = 2 * count * (count * (width + tasks * out) + tasks**2 * out) + count * out * width
+    if inputs.device.type == "cpu" and factors < tasks * (count + tasks) * out * width:
+        return Rows(deltas, inputs)
+    return Rows(deltas.mT @ inputs)
 
 
 def task_gradients(
@@ -96,6 +100,6 @@ def task_gradients(
         node, inputs = layers[parameter]
         if inputs is None:
             return Rows(found[node].sum(dim=1).sum_to_size(len(passes), *parameter.shape))
-        return Rows(found[node], inputs)
+        return linear_rows(found[node], inputs)
 
     return [rows(parameter) for parameter in parameters]
