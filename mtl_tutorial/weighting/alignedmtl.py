@@ -25,7 +25,9 @@ class AlignedMTL(Weighting):
     mean.
 
     As in TorchJD (``scale_mode="min"``), an eigenvalue counts as positive above the accuracy of the
-    Gramian's floating type. If all gradients are zero the weights are 1/T.
+    Gramian's floating type. Where the smallest one falls below that, as when two gradients
+    become opposite, the step jumps from nearly 0 to the mean of what is left. If all gradients are
+    zero the weights are 1/T.
 
     Examples
     --------
