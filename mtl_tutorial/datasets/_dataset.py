@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
+
+from mtl_tutorial.tasks import Task
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -107,3 +110,58 @@ class Dataset:
     train: Split
     valid: Split
     test: Split
+
+
+def concatenate(splits: Sequence[Split], tasks: Sequence[Task]) -> Split:
+    """Put several data sets under each other; a task whose label one lacks is missing there.
+
+    So data sets with different labels become one, which trains like any other. The functions in
+    :mod:`mtl_tutorial.sampling` choose which of them the next batch is from; tell them
+    ``lengths=[len(split) for split in splits]``.
+
+    Parameters
+    ----------
+    splits : sequence of Split
+        Their inputs alike in shape (but for the number of rows) and in dtype.
+    tasks : sequence of Task
+        The targets to keep. A name that several data sets have is one task with labels in each.
+
+    Returns
+    -------
+    Split
+        The rows of the first data set, then of the second, and so on. Missing is -1 or NaN, as the
+        kind of the task says.
+
+    Raises
+    ------
+    ValueError
+        There is no data set, or inputs differ.
+    KeyError
+        No data set has labels for a task.
+
+    Examples
+    --------
+    >>> from mtl_tutorial.tasks import Binary, Classification
+    >>> five, three = Split(np.zeros((5, 2)), {"a": np.ones(5)}), Split(np.zeros((3, 2)), {"b": np.ones(3)})
+    >>> both = concatenate([five, three], [Classification("a", classes=4), Binary("b")])
+    >>> both.targets["a"].tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0]
+    """
+    kinds = sorted({f"{split.inputs.dtype} {split.inputs.shape[1:]}" for split in splits})
+    if len(kinds) != 1:
+        raise ValueError(
+            f"the data sets' inputs must be of one kind, bring them to one size; got {kinds}"
+        )
+    targets = {}
+    for task in tasks:
+        there = [split.targets[task.name] for split in splits if task.name in split.targets]
+        if not there:
+            raise KeyError(f"no data set has labels for task {task.name!r}")
+        missing = np.full(there[0].shape[1:], task.missing, there[0].dtype)
+        targets[task.name] = np.concatenate(
+            [
+                split.targets.get(task.name, np.broadcast_to(missing, (len(split), *missing.shape)))
+                for split in splits
+            ]
+        )
+    return Split(np.concatenate([split.inputs for split in splits]), targets)

@@ -1,7 +1,9 @@
 """A training loop that reads top to bottom, and evaluation in the same terms."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,6 +30,8 @@ def fit(
     batch_size: int = 64,
     optimizer: torch.optim.Optimizer | None = None,
     weighting: Weighting | None = None,
+    gramian: Literal["parameters", "features"] = "parameters",
+    sampler: Callable[[int, np.random.Generator], Iterable[np.ndarray]] | None = None,
     patience: int | None = None,
     monitor: str = "val_loss",
     seed: int = 0,
@@ -44,13 +48,21 @@ def fit(
     train, valid : Split
         Missing labels are allowed; a task that has none in a batch is absent from that step.
     epochs : int
-        Passes over the training data.
+        Passes over the training data, or calls of ``sampler``.
     batch_size : int
         Rows in a batch; the last one of an epoch may be shorter.
     optimizer : torch.optim.Optimizer, optional
         ``Adam(model.parameters(), lr=1e-3, fused=True)`` if not given: one kernel a step, not eight.
     weighting : Weighting, optional
         :class:`~mtl_tutorial.weighting.Equal` if not given.
+    gramian : {"parameters", "features"}
+        Exact or cheap, for a weighting that needs the Gramian; see
+        :func:`~mtl_tutorial.pytorch.mtl_backward`.
+    sampler : callable, optional
+        Called with ``batch_size`` and a generator at the start of each epoch, gives the rows of its
+        batches; all rows once in a random order if not given. For several data sets, put together by
+        :func:`~mtl_tutorial.datasets.concatenate`, one of :mod:`mtl_tutorial.sampling`, told their
+        lengths: ``functools.partial(temperature_sampling, [10_000, 500], temperature=2)``.
     patience : int, optional
         Stop after this many epochs without a better ``monitor``, and put the best epoch's
         parameters back. Without it all epochs run and the last parameters stay.
@@ -92,6 +104,7 @@ def fit(
     model.to(device)
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     weighting = weighting or Equal()
+    sampler = sampler or partial(batches, len(train))
     inputs, targets = _to_device(train, tasks, device)
     has_label = {task.name: labelled(task, train.targets[task.name]) for task in tasks}
     complete = {name: bool(mask.all()) for name, mask in has_label.items()}
@@ -116,10 +129,10 @@ def fit(
         model.train()
         sums = {task.name: torch.zeros((), device=device) for task in tasks}
         steps = dict.fromkeys(sums, 0)
-        for rows in batches(len(train), batch_size, generator):
+        for rows in sampler(batch_size, generator):
             features, losses = forward(rows)
             optimizer.zero_grad()
-            mtl_backward(losses, features, weighting, model.trunk.parameters())
+            mtl_backward(losses, features, weighting, model.trunk.parameters(), gramian)
             optimizer.step()
             for name, loss in losses.items():
                 if loss is not None:

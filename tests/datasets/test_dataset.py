@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from mtl_tutorial.datasets import Split
+from mtl_tutorial.datasets import Split, concatenate
+from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task, check_targets
 
 
 def make() -> Split:
@@ -52,3 +53,54 @@ def test_importing_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []
+
+
+def test_concatenate_fills_what_is_missing_by_the_kind_of_task() -> None:
+    tasks: list[Task] = [
+        Classification("digit", classes=5),
+        Binary("gt5"),
+        Regression("size"),
+        Boxes("box"),
+    ]
+    one = make()
+    other = Split(
+        one.inputs[:2] + 7,
+        {
+            "digit": np.array([4, -1]),
+            "size": np.array([0.5, 2], np.float32),
+            "box": np.ones((2, 4), np.float32),
+            "unused": np.zeros(2),
+        },
+    )
+    both = concatenate([one, other], tasks)
+    assert both.inputs[:, 0, 0].tolist() == [0, 1, 2, 3, 4, 7, 8]
+    assert list(both.targets) == ["digit", "gt5", "size", "box"]
+    assert both.targets["digit"].tolist() == [0, 1, 2, 3, 4, 4, -1]
+    assert both.targets["gt5"].tolist() == [0, 0, 0, 1, 1, -1, -1]
+    np.testing.assert_array_equal(both.targets["size"], [np.nan] * 5 + [0.5, 2])
+    assert np.isnan(both.targets["box"][:5]).all()
+    assert (both.targets["box"][5:] == 1).all()
+    assert {name: target.dtype.name for name, target in both.targets.items()} == {
+        "digit": "int64",
+        "gt5": "int64",
+        "size": "float32",
+        "box": "float32",
+    }
+    check_targets(tasks, both.targets, len(both))
+    assert both.inputs.dtype == np.float32
+
+
+def test_concatenate_what_does_not_fit() -> None:
+    one = make()
+    small = Split(np.zeros((2, 14, 14), np.float32), {"digit": np.zeros(2, int)})
+    task = Binary("gt5")
+    with pytest.raises(
+        ValueError, match=r"one size; got \['float32 \(14, 14\)', 'float32 \(28, 28\)'"
+    ):
+        concatenate([one, small], [task])
+    with pytest.raises(ValueError, match=r"got \['float32 .*'float64"):
+        concatenate([one, Split(one.inputs.astype(float), one.targets)], [task])
+    with pytest.raises(ValueError, match=r"got \[\]"):
+        concatenate([], [task])
+    with pytest.raises(KeyError, match="no data set has labels for task 'other'"):
+        concatenate([one, one], [Binary("other")])

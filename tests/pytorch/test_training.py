@@ -1,6 +1,7 @@
 import copy
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -8,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtl_tutorial.datasets import Split
+from mtl_tutorial.datasets import Split, concatenate
 from mtl_tutorial.metrics import scores
 from mtl_tutorial.pytorch import HardSharing, evaluate, fit, linear_heads, mlp, predict, task_loss
-from mtl_tutorial.sampling import batches
+from mtl_tutorial.sampling import batches, joint, round_robin
 from mtl_tutorial.tasks import Binary, Classification, Regression, Task
-from mtl_tutorial.weighting import DWA, FAMO, Static, Weighting
+from mtl_tutorial.weighting import DWA, FAMO, MGDA, Static, Weighting
 
 TASKS: list[Task] = [Classification("kind", classes=3), Binary("big")]
 
@@ -97,6 +98,52 @@ def test_seed_is_the_order_of_the_batches() -> None:
         fit(models[-1], TASKS, TRAIN, VALID, epochs=1, batch_size=8, seed=seed)
     assert same(models[0], models[1])
     assert not same(models[0], models[2])
+
+
+def test_sampler_gives_the_rows_of_each_epoch() -> None:
+    """Three batches of the first ten rows, then of the other forty, then both: as by hand."""
+    seen: list[np.ndarray] = []
+
+    def sampler(batch_size: int, generator: np.random.Generator) -> Sequence[np.ndarray]:
+        epoch = list(round_robin([10, 40], batch_size, generator, steps=3))
+        seen.extend(epoch)
+        return epoch
+
+    ours, theirs = net(), net()
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 8, "seed": 3, "device": "cpu"}
+    fit(ours, TASKS, TRAIN, VALID, sampler=sampler, **settings)
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3, fused=True)
+    generator = np.random.default_rng(3)
+    expected = [rows for _ in range(2) for rows in round_robin([10, 40], 8, generator, steps=3)]
+    np.testing.assert_array_equal(seen, expected)
+    for rows in expected:
+        part = TRAIN.take(rows)
+        outputs = theirs(torch.from_numpy(part.inputs))
+        optimizer.zero_grad()
+        losses = [
+            task_loss(t, outputs[t.name], torch.from_numpy(part.targets[t.name])) for t in TASKS
+        ]
+        torch.autograd.backward(losses)
+        optimizer.step()
+    assert same(ours, theirs)
+
+
+def test_samplers_meet_absent_tasks() -> None:
+    """In turn one task is absent from each step; in joint batches none ever is."""
+    parts = [split(20), split(6, seed=1)]
+    train = concatenate(
+        [Split(parts[0].inputs, {"kind": parts[0].targets["kind"]}),
+         Split(parts[1].inputs, {"big": parts[1].targets["big"]})],
+        TASKS,
+    )  # fmt: skip
+    for sampler, expected in (
+        (round_robin, [[True, False], [False, True]] * 2),
+        (joint, [[True, True]] * 4),
+    ):
+        recorder = Recorder()
+        turns = partial(sampler, [20, 6], steps=4)
+        fit(net(), TASKS, train, VALID, epochs=1, sampler=turns, weighting=recorder)
+        assert [present for present, _ in recorder.seen] == expected
 
 
 class Recorder(Weighting):
@@ -320,3 +367,34 @@ def test_dwa_counts_epochs() -> None:
     weighting = DWA()
     fit(net(), TASKS, TRAIN, VALID, epochs=2, weighting=weighting)
     assert not np.isnan(weighting.means).any()
+
+
+@pytest.mark.parametrize("gramian", ["parameters", "features"])
+def test_which_gramian_the_weighting_is_given(gramian: Literal["parameters", "features"]) -> None:
+    class Spy(MGDA):
+        seen: ClassVar[list[np.ndarray]] = []
+
+        def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
+            assert gramian is not None
+            self.seen.append(gramian)
+            return super().weights(losses, gramian)
+
+    model = net()
+    features = model.trunk(torch.from_numpy(TRAIN.inputs))
+    losses = [
+        task_loss(
+            task, model.heads[task.name](features), torch.from_numpy(TRAIN.targets[task.name])
+        )
+        for task in TASKS
+    ]
+    at = [features] if gramian == "features" else list(model.trunk.parameters())
+    rows = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(loss, at, retain_graph=True)])
+        for loss in losses
+    ]
+    jacobian = torch.stack(rows)
+    fit(
+        model, TASKS, TRAIN, VALID, epochs=1, batch_size=50, weighting=Spy(), gramian=gramian,
+        device="cpu",
+    )  # fmt: skip
+    np.testing.assert_allclose(Spy.seen[0], (jacobian @ jacobian.T).numpy(), rtol=1e-4)
