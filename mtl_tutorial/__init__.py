@@ -22,6 +22,7 @@ _MODULES = (
     "pytorch",
     "sampling",
     "tasks",
+    "text",
     "weighting",
 )
 _TASKS = ("Binary", "Boxes", "Classification", "Regression", "Task")

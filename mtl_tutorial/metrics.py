@@ -77,6 +77,59 @@ def iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return shares
 
 
+def average_precision(
+    boxes: np.ndarray,
+    confidence: Sequence[float] | np.ndarray,
+    truth: np.ndarray,
+    threshold: float = 0.5,
+) -> float:
+    r"""Average precision of a detector that proposes one box an image.
+
+    Go through the proposals from the most confident down. One is right if its image holds an object
+    and their :func:`iou` reaches the threshold. With precision :math:`P_n` (right ones among the
+    first n) and recall :math:`R_n` (objects found among all objects) it is
+
+    .. math:: \sum_n (R_n - R_{n-1})\, P_n
+
+    without interpolation, as scikit-learn computes it for rankings. An object whose box misses
+    counts against recall as well as against precision.
+
+    Parameters
+    ----------
+    boxes : numpy.ndarray, shape (N, 4)
+        Proposed, as corners (x1, y1, x2, y2).
+    confidence : numpy.ndarray, shape (N,)
+        Any increasing score, such as a logit of presence.
+    truth : numpy.ndarray, shape (N, 4)
+        A row with a NaN is an image without an object.
+    threshold : float
+        The least IoU of a right box.
+
+    Returns
+    -------
+    float
+        Between 0 and 1; NaN if there is no object at all.
+
+    Examples
+    --------
+    >>> box = np.array([[0.0, 0.0, 2.0, 2.0]])
+    >>> truth = np.concatenate([box, box, box + np.nan])
+    >>> average_precision(np.tile(box, (3, 1)), [0.9, 0.2, 0.4], truth)  # the second comes last
+    0.83...
+    """
+    from sklearn.metrics import average_precision_score
+
+    truth = np.asarray(truth, dtype=float)
+    objects = ~np.isnan(truth).any(axis=1)
+    if not objects.any():
+        return float("nan")
+    right = objects & (iou(boxes, np.where(objects[:, None], truth, 0)) >= threshold)
+    if not right.any():
+        return 0.0
+    # scikit-learn measures recall among the right ones; an object that was missed counts too.
+    return float(average_precision_score(right, confidence) * right.sum() / objects.sum())
+
+
 def scores(
     tasks: Sequence[Task], outputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]
 ) -> dict[str, float]:

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from mtl_tutorial.metrics import mean_interval
 
@@ -145,6 +146,33 @@ def images(inputs: np.ndarray, titles: Sequence[str] | None = None, columns: int
         ax.imshow(image, cmap="gray_r")
         ax.set_title(titles[i] if titles is not None else "", fontsize=8)
     return figure
+
+
+def boxes(axes: Sequence[Axes], *corners: np.ndarray) -> None:
+    """Draw boxes over images: one set solid, the next dashed, each in its own colour.
+
+    Parameters
+    ----------
+    axes : sequence of matplotlib.axes.Axes, length N or more
+        Such as the ``axes`` of what :func:`images` returns.
+    *corners : numpy.ndarray, shape (N, 4)
+        (x1, y1, x2, y2) in pixels, counted at their edges; a row with a NaN is not drawn. The true
+        boxes first, then the predicted.
+
+    Examples
+    --------
+    >>> figure = images(np.zeros((2, 8, 8)), columns=2)
+    >>> boxes(figure.axes, np.array([[1, 1, 5, 6], [np.nan] * 4]))
+    >>> [len(ax.patches) for ax in figure.axes]
+    [1, 0]
+    """
+    for i, rows in enumerate(corners):
+        for ax, (x1, y1, x2, y2) in zip(axes, rows, strict=False):
+            if not np.isnan([x1, y1, x2, y2]).any():
+                corner = (x1 - 0.5, y1 - 0.5)  # imshow puts the middle of a pixel at its number
+                frame = Rectangle(corner, x2 - x1, y2 - y1, fill=False)
+                frame.set(edgecolor=COLOURS[i], linestyle="-" if i == 0 else "--", linewidth=1.5)
+                ax.add_patch(frame)
 
 
 def intervals(

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtl_tutorial.metrics import (
+    average_precision,
     delta_m,
     iou,
     lower_is_better,
@@ -199,3 +200,32 @@ def test_verdict_in_other_words() -> None:
     assert verdict([-3, -3.1, -2.9], words) == "worse"
     assert verdict([-1, 1, 0.5], words) == "neither"
     assert verdict([0.0, 0.0], words) == "neither"
+
+
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 12))
+def test_average_precision_by_its_definition(seed: int, rows: int) -> None:
+    generator = np.random.default_rng(seed)
+    low = generator.uniform(0, 1, (2, rows, 2))
+    guess, truth = np.concatenate([low, low + 1], axis=2)
+    truth[generator.random(rows) < 0.3] = np.nan
+    confidence = generator.permutation(rows).astype(float)
+    objects = ~np.isnan(truth).any(axis=1)
+    if not objects.any():
+        assert np.isnan(average_precision(guess, confidence, truth, 0.3))
+        return
+    found, total, recall = 0, 0.0, 0.0
+    for n, row in enumerate(np.argsort(-confidence), 1):
+        if objects[row] and iou(guess[[row]], truth[[row]])[0] >= 0.3:
+            found += 1
+        total += (found / objects.sum() - recall) * found / n
+        recall = found / objects.sum()
+    assert average_precision(guess, confidence, truth, 0.3) == pytest.approx(total)
+
+
+def test_average_precision_of_the_truth_is_one() -> None:
+    boxes = np.array([[0.0, 0, 2, 2], [1, 1, 4, 4], [0, 0, 1, 1]])
+    truth = boxes.copy()
+    truth[2] = np.nan
+    assert average_precision(boxes, [3, 2, 1], truth) == 1
+    assert average_precision(boxes, [1, 2, 3], truth) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert average_precision(boxes + 9, [3, 2, 1], truth) == 0

@@ -1,9 +1,10 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 
 from mtl_tutorial.metrics import mean_interval
-from mtl_tutorial.plotting import arrows, differences, front
+from mtl_tutorial.plotting import arrows, boxes, differences, front, images
 
 
 def test_differences_stand_in_their_rows() -> None:
@@ -46,3 +47,16 @@ def test_arrows_fit_their_axes() -> None:
     assert low < -1
     assert high > 0
     assert [text.get_text() for text in ax.texts] == ["$g_1$", "0"]
+
+
+def test_boxes_stand_at_the_edges_of_pixels() -> None:
+    figure = images(np.zeros((2, 8, 8)), columns=2)
+    truth = np.array([[1, 2, 5, 6], [np.nan] * 4])
+    boxes(figure.axes, truth, np.array([[0, 0, 8, 8], [1, 1, 2, 2]]))
+    first, second = figure.axes
+    (solid, dashed), (alone,) = first.patches, second.patches
+    assert isinstance(solid, Rectangle)
+    assert isinstance(dashed, Rectangle)
+    assert solid.get_bbox().extents == pytest.approx([0.5, 1.5, 4.5, 5.5])
+    assert dashed.get_bbox().extents == pytest.approx([-0.5, -0.5, 7.5, 7.5])
+    assert solid.get_linestyle() != dashed.get_linestyle() == alone.get_linestyle()

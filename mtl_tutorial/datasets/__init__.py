@@ -4,11 +4,31 @@ Real files are used where they are found, embedded digits otherwise; nothing is 
 unasked. ``make data`` (or ``python -m mtl_tutorial.datasets``) downloads the real files.
 """
 
-from mtl_tutorial.datasets._dataset import Dataset, Split
+from mtl_tutorial.datasets._augment import cropped, flipped, shifted
+from mtl_tutorial.datasets._dataset import Dataset, Split, concatenate
 from mtl_tutorial.datasets._digits import digits
 from mtl_tutorial.datasets._fashion_mnist import fashion_mnist
 from mtl_tutorial.datasets._mnist import mnist
 from mtl_tutorial.datasets._overlaid import overlaid
+from mtl_tutorial.datasets._requests import customer_requests
 from mtl_tutorial.datasets._rotated import rotated
+from mtl_tutorial.datasets._scenes import ink_box, scenes
+from mtl_tutorial.datasets._sentiment import sentiment
 
-__all__ = ["Dataset", "Split", "digits", "fashion_mnist", "mnist", "overlaid", "rotated"]
+__all__ = [
+    "Dataset",
+    "Split",
+    "concatenate",
+    "cropped",
+    "customer_requests",
+    "digits",
+    "fashion_mnist",
+    "flipped",
+    "ink_box",
+    "mnist",
+    "overlaid",
+    "rotated",
+    "scenes",
+    "sentiment",
+    "shifted",
+]

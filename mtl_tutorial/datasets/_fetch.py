@@ -3,7 +3,9 @@
 import hashlib
 import os
 import sys
+import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +28,12 @@ def file_names(dataset: str) -> list[str]:
     return [name for name in _registry.SHA256 if name.startswith(f"{dataset}/")]
 
 
-def locate(dataset: str, source: str, folder: str | os.PathLike[str] | None) -> Path | None:
+def locate(
+    dataset: str,
+    source: str,
+    folder: str | os.PathLike[str] | None,
+    instead: str = "scikit-learn's small embedded digits",
+) -> Path | None:
     """Find the data folder to read from; call it directly from the public function.
 
     Parameters
@@ -38,6 +45,8 @@ def locate(dataset: str, source: str, folder: str | os.PathLike[str] | None) -> 
     folder : path, optional
         The only place to look. By default the folder that the environment variable
         ``MTL_TUTORIAL_DATA`` names, then the cache.
+    instead : str
+        What the embedded data is, for the warning.
 
     Returns
     -------
@@ -91,7 +100,7 @@ def locate(dataset: str, source: str, folder: str | os.PathLike[str] | None) -> 
         for label, missing in lacking.items()
     )
     warnings.warn(
-        f"No real {dataset} ({counts}): using scikit-learn's small embedded digits instead. "
+        f"No real {dataset} ({counts}): using {instead} instead. "
         "`make data` downloads the real files.",
         UserWarning,
         stacklevel=3,
@@ -216,6 +225,36 @@ def fetch_file(
 def _download(
     url: str, path: Path, sha256: str, timeout: tuple[float, float], progressbar: bool
 ) -> None:
+    """Download a file; ``archive.zip#folder/`` before its name: the member of an archive."""
+    archive, _, member = url.partition("#")
+    if not member:
+        _retrieve(url, path, f"sha256:{sha256}", timeout, progressbar)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        packed = Path(folder) / path.name
+        _retrieve(archive, packed, None, timeout, progressbar)  # its members' hashes are known
+        try:
+            content = zipfile.ZipFile(packed).read(member)
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise ValueError(f"no {member} in the archive: {error}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"SHA256 hash of {member} does not match the known hash")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.write_bytes(content)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    path.chmod(0o644)
+
+
+def _retrieve(
+    url: str,
+    path: Path,
+    known_hash: str | None,
+    timeout: tuple[float, float],
+    progressbar: bool,
+) -> None:
     import pooch
     from tqdm import tqdm
 
@@ -225,7 +264,7 @@ def _download(
     with tqdm(total=1, desc=path.name, unit="B", unit_scale=True, disable=not progressbar) as bar:
         pooch.retrieve(
             url,
-            known_hash=f"sha256:{sha256}",
+            known_hash=known_hash,
             fname=path.name,
             path=path.parent,
             downloader=pooch.HTTPDownloader(

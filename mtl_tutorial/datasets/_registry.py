@@ -3,7 +3,8 @@
 To add a data set, add its folder with its mirrors, and its files with their hashes.
 """
 
-# Folder -> addresses, tried in order; the file's name is appended.
+# Folder -> addresses, tried in order; the file's name is appended. What stands after a "#" is the
+# file's place in an archive.
 MIRRORS: dict[str, tuple[str, ...]] = {
     "mnist": (
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -12,6 +13,16 @@ MIRRORS: dict[str, tuple[str, ...]] = {
     "fashion-mnist": (
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+    ),
+    "sentiment-labelled-sentences": (
+        (
+            "https://archive.ics.uci.edu/static/public/331/sentiment+labelled+sentences.zip"
+            "#sentiment labelled sentences/"
+        ),
+        (
+            "https://archive.ics.uci.edu/ml/machine-learning-databases/00331/"
+            "sentiment%20labelled%20sentences.zip#sentiment labelled sentences/"
+        ),
     ),
 }
 
@@ -40,5 +51,14 @@ SHA256: dict[str, str] = {
     ),
     "fashion-mnist/t10k-images-idx3-ubyte.gz": (
         "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"
+    ),
+    "sentiment-labelled-sentences/amazon_cells_labelled.txt": (
+        "47003fc0a0d4840b00e96e715b6189bad09e7443a3da41c4cbe12ffc79f86ae3"
+    ),
+    "sentiment-labelled-sentences/imdb_labelled.txt": (
+        "aef2e49e3da25714d61175e3a6e68eeef74a20a2f914318dc3be9947ea86512d"
+    ),
+    "sentiment-labelled-sentences/yelp_labelled.txt": (
+        "c76468b7b5c6e56a0804d728345c5f84aa2142ddb214420f61cc9cfd4c00d2ea"
     ),
 }

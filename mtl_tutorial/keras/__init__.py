@@ -13,15 +13,38 @@ if keras.backend.backend() != "tensorflow":
     )
 
 from mtl_tutorial.keras.losses import giou_loss, task_loss, task_losses, task_metrics
-from mtl_tutorial.keras.models import HardSharing, linear_heads, mlp
+from mtl_tutorial.keras.meta import maml_step, reptile_step
+from mtl_tutorial.keras.models import (
+    BoxHead,
+    HardSharing,
+    SceneCNN,
+    TextHead,
+    TextLSTM,
+    TextTransformer,
+    linear_heads,
+    load_resnet18,
+    mlp,
+    resnet18,
+    scene_heads,
+)
 from mtl_tutorial.keras.training import MultiTaskModel
 
 __all__ = [
+    "BoxHead",
     "HardSharing",
     "MultiTaskModel",
+    "SceneCNN",
+    "TextHead",
+    "TextLSTM",
+    "TextTransformer",
     "giou_loss",
     "linear_heads",
+    "load_resnet18",
+    "maml_step",
     "mlp",
+    "reptile_step",
+    "resnet18",
+    "scene_heads",
     "task_loss",
     "task_losses",
     "task_metrics",

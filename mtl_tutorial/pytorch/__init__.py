@@ -9,19 +9,42 @@ except ModuleNotFoundError as error:
 
 from mtl_tutorial.pytorch.backward import mtl_backward
 from mtl_tutorial.pytorch.losses import giou_loss, task_loss
-from mtl_tutorial.pytorch.models import HardSharing, linear_heads, mlp
+from mtl_tutorial.pytorch.meta import maml_step, reptile_step
+from mtl_tutorial.pytorch.models import (
+    BoxHead,
+    HardSharing,
+    SceneCNN,
+    TextHead,
+    TextLSTM,
+    TextTransformer,
+    linear_heads,
+    load_resnet18,
+    mlp,
+    resnet18,
+    scene_heads,
+)
 from mtl_tutorial.pytorch.stacked import fit_stacked
 from mtl_tutorial.pytorch.training import evaluate, fit, predict
 
 __all__ = [
+    "BoxHead",
     "HardSharing",
+    "SceneCNN",
+    "TextHead",
+    "TextLSTM",
+    "TextTransformer",
     "evaluate",
     "fit",
     "fit_stacked",
     "giou_loss",
     "linear_heads",
+    "load_resnet18",
+    "maml_step",
     "mlp",
     "mtl_backward",
     "predict",
+    "reptile_step",
+    "resnet18",
+    "scene_heads",
     "task_loss",
 ]

@@ -1,7 +1,7 @@
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import keras
 import numpy as np
@@ -11,9 +11,12 @@ import tensorflow as tf
 from mtl_tutorial.keras import MultiTaskModel, linear_heads, mlp, task_losses, task_metrics
 from mtl_tutorial.metrics import scores
 from mtl_tutorial.tasks import Binary, Classification, Regression, Task
-from mtl_tutorial.weighting import DWA, FAMO, RLW, UW, Equal, Static, Weighting
+from mtl_tutorial.weighting import DWA, FAMO, UW, Equal, Static, UPGrad, Weighting
+from tests.weighting.properties import METHODS
 
 TASKS: list[Task] = [Regression("size"), Classification("kind", classes=3), Binary("big")]
+Where = Literal["parameters", "features"]
+each_gramian = pytest.mark.parametrize("gramian", ["parameters", "features"])
 ROWS = 24
 GENERATOR = np.random.default_rng(0)
 INPUTS = GENERATOR.normal(size=(ROWS, 5)).astype("float32")
@@ -37,11 +40,51 @@ class Recorder(Weighting):
         return self.scale * losses
 
 
+@dataclass(eq=False)
+class Fixed(Weighting):
+    """Fixed weights for the shared parameters only; keeps what it was given."""
+
+    needs_gramian: ClassVar[bool] = True
+    values: Sequence[float] = (0.5, 2.0, -0.25)
+    seen: list[np.ndarray] = field(default_factory=list)
+
+    def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
+        assert gramian is not None
+        self.seen.append(gramian)
+        return np.asarray(self.values, dtype=float)[self.present]
+
+
+class FixedWithHeads(Fixed):
+    weights_heads: ClassVar[bool] = True
+
+
+@dataclass(eq=False)
+class Watcher(Weighting):
+    """Weights of 1; keeps the losses before and after each step, in order."""
+
+    needs_observe: ClassVar[bool] = True
+    before: list[np.ndarray] = field(default_factory=list)
+    after: list[np.ndarray] = field(default_factory=list)
+
+    def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
+        assert len(self.before) == len(self.after)
+        self.before.append(losses)
+        return np.ones(len(losses))
+
+    def observe(self, losses: Sequence[float] | np.ndarray) -> None:
+        self.after.append(np.asarray(losses))
+
+
 def build(
-    weighting: Weighting | None = None, trunk: keras.Layer | None = None, **settings: Any
+    weighting: Weighting | None = None,
+    trunk: keras.Layer | None = None,
+    heads: dict[str, keras.Layer] | None = None,
+    gramian: Where = "parameters",
+    **settings: Any,
 ) -> MultiTaskModel:
     keras.utils.set_random_seed(0)
-    model = MultiTaskModel(trunk or mlp(5, 8), linear_heads(TASKS), weighting=weighting)
+    trunk, heads = trunk or mlp(5, 8), heads or linear_heads(TASKS)
+    model = MultiTaskModel(trunk, heads, weighting=weighting, gramian=gramian)
     settings = {"optimizer": keras.optimizers.SGD(0.1), "loss": task_losses(TASKS)} | settings
     model.compile(**settings)
     model(INPUTS)
@@ -153,13 +196,200 @@ def test_metrics_skip_missing_labels() -> None:
         assert found[name] == pytest.approx(expected[name], rel=1e-5)
 
 
-def test_bad_loss_names_the_task() -> None:
-    model = build(Recorder())
-    before = model.get_weights()
+@pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
+@pytest.mark.parametrize("weighting", [UW(), UPGrad()], ids=["UW", "UPGrad"])
+def test_bad_loss_names_the_task_and_changes_nothing(weighting: Weighting, eager: bool) -> None:
+    if isinstance(weighting, UPGrad):  # which does not read the losses
+        complaint = r"squared gradient norm of task 0 \('size'\) is (inf|nan)"
+    else:
+        complaint = r"loss of task 0 \('size'\) is inf"
+    decay = keras.optimizers.AdamW(0.1)  # moves every parameter, whatever its gradient
+    model = build(weighting, optimizer=decay, run_eagerly=eager)
+    decay.build(model.trainable_variables)
+    before = [variable.numpy() for variable in (*model.weights, *decay.variables)]
     bad = TARGETS | {"size": np.full(ROWS, 1e30, "float32")}  # its square is infinite
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"loss of task 0 \('size'\) is inf"):
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=complaint):
         train(model, bad)
-    assert all(map(np.array_equal, before, model.get_weights()))
+    after = [variable.numpy() for variable in (*model.weights, *decay.variables)]
+    assert all(map(np.array_equal, before, after))
+
+
+def gradients_by_hand(
+    model: MultiTaskModel, weights: Sequence[float], weights_heads: bool = False
+) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """Give the step's gradients, and each task's on the trunk and on the features, by plain tapes."""
+    loss_of, variables = task_losses(TASKS), model.trainable_variables
+    with tf.GradientTape(persistent=True) as tape:
+        features = model.trunk(INPUTS)
+        losses = [loss_of[n](TARGETS[n], model.heads[n](features)) for n in loss_of]
+        penalty = tf.zeros(()) + sum(tf.reduce_sum(each) for each in model.losses)
+
+    def gradient(target: Any) -> list[np.ndarray]:
+        found = zip(variables, tape.gradient(target, variables), strict=True)
+        return [np.zeros(v.shape) if g is None else np.array(g) for v, g in found]
+
+    total, rows = gradient(penalty), []
+    for weight, loss in zip(weights, losses, strict=True):
+        row = gradient(loss)
+        rows.append(np.concatenate([np.ravel(g) for g in row[: len(model.trunk.weights)]]))
+        for number, its_gradient in enumerate(row):
+            head = number >= len(model.trunk.weights) and not weights_heads
+            total[number] += (1 if head else weight) * its_gradient
+    return total, rows, [np.ravel(tape.gradient(loss, features)) for loss in losses]
+
+
+def everything_penalised() -> dict[str, Any]:
+    """Penalties everywhere, and a trunk whose variables have the names of a head's."""
+    trunk = keras.layers.Dense(
+        8, activation="tanh", kernel_regularizer="l2", activity_regularizer="l2", name="big"
+    )
+    heads = linear_heads(TASKS)
+    heads["big"] = keras.layers.Dense(
+        1, name="big", bias_regularizer="l1", activity_regularizer="l1"
+    )
+    return {"trunk": trunk, "heads": heads}
+
+
+@each_gramian
+@pytest.mark.parametrize("kind", [Fixed, FixedWithHeads])
+def test_the_step_of_a_gramian_based_weighting(kind: type[Fixed], gramian: Where) -> None:
+    """Weighted sum for the trunk, heads their own or weighted, penalties in full, and the Gramian."""
+    weighting = kind()
+    settings = {"optimizer": keras.optimizers.SGD(1.0), "gramian": gramian}
+    model = build(weighting, **everything_penalised(), **settings)
+    before = model.get_weights()
+    expected, *rows = gradients_by_hand(model, weighting.values, weighting.weights_heads)
+    shown = model.train_on_batch(INPUTS, TARGETS, return_dict=True)
+    for start, end, gradient in zip(before, model.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(start - end, gradient, rtol=1e-4, atol=1e-5)
+    jacobian = np.stack(rows[gramian == "features"])
+    np.testing.assert_allclose(weighting.seen[0], jacobian @ jacobian.T, rtol=1e-4, atol=1e-6)
+    assert weighting.seen[0].dtype == np.float32
+    model.set_weights(before)
+    plain = model.evaluate(INPUTS, TARGETS, verbose=0, return_dict=True)
+    assert shown == pytest.approx(plain, rel=1e-5)  # the losses, without weights
+
+
+@each_gramian
+def test_a_gramian_based_weighting_does_not_meet_absent_tasks(gramian: Where) -> None:
+    weighting = Fixed()
+    model = build(weighting, gramian=gramian)
+    before = model.heads["kind"].get_weights()
+    train(model, TARGETS | {"kind": np.full(ROWS, -1)}, epochs=1)
+    assert [each.shape for each in weighting.seen] == [(2, 2)] * 3
+    assert all(map(np.array_equal, before, model.heads["kind"].get_weights()))
+
+
+@each_gramian
+def test_a_step_goes_through_the_trunk_once(gramian: Where) -> None:
+    """Batch norm counts the batch once; so it does where the losses are observed after the step."""
+    for weighting in (Fixed(), FAMO()):
+        norm = keras.layers.BatchNormalization(momentum=0.9)
+        trunk = keras.Sequential([norm, keras.layers.Dense(8), keras.layers.Dropout(0.5)])
+        model = build(weighting, trunk, gramian=gramian, run_eagerly=gramian == "features")
+        model.train_on_batch(INPUTS, TARGETS)
+        np.testing.assert_allclose(norm.moving_mean, 0.1 * INPUTS.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"steps_per_execution": 3}, {"run_eagerly": True}], ids=str
+)
+def test_losses_after_the_step_are_observed(settings: dict[str, Any]) -> None:
+    """The same batch, the new parameters, no dropout; each before the next step's weights."""
+    weighting = Watcher()
+    trunk = keras.Sequential([keras.layers.Dense(8), keras.layers.Dropout(0.5)])
+    model = build(weighting, trunk, **settings)
+    train(model)
+    assert len(weighting.before) == len(weighting.after) == 6
+    last = {name: target[16:] for name, target in TARGETS.items()}
+    found = model.evaluate(INPUTS[16:], last, verbose=0, return_dict=True)
+    expected = [found[f"{task.name}_loss"] for task in TASKS]
+    np.testing.assert_allclose(weighting.after[-1], expected, rtol=1e-5)
+
+
+def test_an_embedding_and_an_unused_layer_in_the_trunk() -> None:
+    """Sparse gradients count in full; a variable that plays no part stays."""
+
+    class Reader(keras.Layer):  # type: ignore[misc]  # Keras has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.unused = keras.layers.Embedding(9, 8), keras.layers.Dense(2)
+
+        def build(self, input_shape: Any) -> None:
+            self.words.build(input_shape)
+            self.unused.build((None, 8))
+
+        def call(self, inputs: Any) -> Any:
+            return keras.ops.mean(self.words(inputs), axis=1)
+
+        def compute_output_shape(self, input_shape: Any) -> Any:
+            return (input_shape[0], 8)
+
+    words = np.random.default_rng(0).integers(0, 9, (ROWS, 4))
+    weighting, trunk = Fixed(), Reader()
+    keras.utils.set_random_seed(0)
+    model = MultiTaskModel(trunk, linear_heads(TASKS), weighting)
+    model.compile(keras.optimizers.SGD(1.0), task_losses(TASKS))
+    model.build((None, 4))
+    table, kernel, _ = trunk.get_weights()
+    loss_of, rows = task_losses(TASKS), []
+    for task in TASKS:
+        with tf.GradientTape() as tape:
+            loss = loss_of[task.name](TARGETS[task.name], model.heads[task.name](trunk(words)))
+        rows.append(tf.convert_to_tensor(tape.gradient(loss, trunk.words.embeddings)).numpy())
+    model.train_on_batch(words, TARGETS)
+    expected = np.tensordot(weighting.values, rows, 1)
+    np.testing.assert_allclose(table - trunk.get_weights()[0], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        weighting.seen[0], np.einsum("kij,lij->kl", rows, rows), rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_array_equal(trunk.get_weights()[1], kernel)
+
+
+@each_gramian
+def test_mixed_precision(gramian: Where) -> None:
+    """The weighting sees a Gramian without the scale of the losses; an overflow skips the step."""
+    weighting = Fixed()
+    for scale, skipped in ((2.0**10, False), (2.0**60, True)):
+        heads = linear_heads(TASKS)
+        trunk = keras.layers.Dense(8, activation="relu")
+        for layer in (trunk, *heads.values()):
+            layer.dtype_policy = "mixed_float16"
+        sgd = keras.optimizers.SGD(1.0)
+        optimizer = keras.optimizers.LossScaleOptimizer(sgd, initial_scale=scale)
+        settings = {"optimizer": optimizer, "run_eagerly": gramian == "features"}
+        model = build(weighting, trunk, heads, gramian=gramian, **settings)
+        before = model.get_weights()
+        expected, *rows = gradients_by_hand(model, weighting.values)
+        model.train_on_batch(INPUTS, TARGETS)
+        for start, end, gradient in zip(before, model.get_weights(), expected, strict=True):
+            np.testing.assert_allclose(start - end, 0 if skipped else gradient, atol=0.02)
+            assert np.array_equal(start, end) == skipped
+        assert float(optimizer.dynamic_scale) == (scale / 2 if skipped else scale)
+        if not skipped:
+            jacobian = np.stack(rows[gramian == "features"]).astype("float32")
+            np.testing.assert_allclose(weighting.seen, [jacobian @ jacobian.T], atol=0.01)
+    assert len(weighting.seen) == 1  # it was not asked about the overflow
+
+
+def test_a_frozen_trunk_has_nothing_to_weight() -> None:
+    model = build(Fixed())
+    model.trunk.trainable = False
+    model.compile("sgd", task_losses(TASKS))
+    with pytest.raises(ValueError, match="the trunk is frozen"):
+        train(model)
+
+
+def test_a_loss_must_depend_on_the_features() -> None:
+    heads = linear_heads(TASKS)
+    heads["kind"] = keras.layers.Lambda(lambda features: tf.zeros((tf.shape(features)[0], 3)))
+    with pytest.raises(ValueError, match="loss of 'kind' does not depend on the features"):
+        train(build(Fixed(), heads=heads))
+
+
+def test_gramian_is_one_of_two() -> None:
+    with pytest.raises(ValueError, match="'parameters' or 'features'; got 'rows'"):
+        build(gramian="rows")  # type: ignore[arg-type]
 
 
 def test_loss_weights_are_refused() -> None:
@@ -223,28 +453,27 @@ def test_own_weighting_is_found_in_a_scope(tmp_path: Path) -> None:
     assert repr(loaded.weighting) == "Recorder(scale=0.5)"
 
 
-class NeedsGramian(Weighting):
-    needs_gramian: ClassVar[bool] = True
+@pytest.mark.parametrize("name", [name for name, make in METHODS.items() if make(3).remembers])
+def test_saved_mid_run_it_goes_on_as_it_would_have(name: str, tmp_path: Path) -> None:
+    model = build(METHODS[name](3), gramian="features", optimizer="adam", run_eagerly=True)
 
+    def four_steps(model: MultiTaskModel) -> None:
+        for step in range(4):
+            rows = slice(6 * step, 6 * step + 6)
+            batch = {task: target[rows] for task, target in TARGETS.items()}
+            model.train_on_batch(INPUTS[rows], batch)
+            if step % 2:
+                model.weighting.end_epoch()
 
-def test_a_weighting_that_needs_the_gramian_is_refused_at_once() -> None:
-    with pytest.raises(ValueError, match=r"NeedsGramian needs the Gramian.*pytorch\.fit"):
-        build(NeedsGramian())
-    with pytest.raises(ValueError, match="FAMO needs the losses after the step"):
-        build(FAMO())
-
-
-@pytest.mark.parametrize(
-    "weighting", [UW(lr=0.1), DWA(), RLW(seed=3)], ids=lambda w: type(w).__name__
-)
-def test_what_a_weighting_remembers_is_saved(weighting: Weighting, tmp_path: Path) -> None:
-    model = build(weighting)
-    model.fit(INPUTS, TARGETS, batch_size=8, epochs=3, shuffle=False, verbose=0)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert loaded.weighting.state_dict() == weighting.state_dict()
-    losses = [0.5, 2.0, 1.0]
-    np.testing.assert_array_equal(loaded.weighting(losses), weighting(losses))
+    four_steps(model)
+    loaded = reload(model, tmp_path)
+    assert loaded.gramian == "features"
+    np.testing.assert_equal(loaded.weighting.state_dict(), model.weighting.state_dict())
+    before = loaded.get_weights()
+    four_steps(model)
+    four_steps(loaded)
+    assert_same_weights(model, loaded, 0)
+    assert not any(map(np.array_equal, before, loaded.get_weights()))
 
 
 def test_dwa_is_told_where_an_epoch_ends() -> None:

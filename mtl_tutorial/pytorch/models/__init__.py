@@ -1,5 +1,20 @@
 """Architectures in PyTorch: a trunk that tasks share, and a head for each."""
 
 from mtl_tutorial.pytorch.models.hard_sharing import HardSharing, linear_heads, mlp
+from mtl_tutorial.pytorch.models.resnet import load_resnet18, resnet18
+from mtl_tutorial.pytorch.models.scene_cnn import BoxHead, SceneCNN, scene_heads
+from mtl_tutorial.pytorch.models.text_lstm import TextHead, TextLSTM, TextTransformer
 
-__all__ = ["HardSharing", "linear_heads", "mlp"]
+__all__ = [
+    "BoxHead",
+    "HardSharing",
+    "SceneCNN",
+    "TextHead",
+    "TextLSTM",
+    "TextTransformer",
+    "linear_heads",
+    "load_resnet18",
+    "mlp",
+    "resnet18",
+    "scene_heads",
+]
