@@ -226,7 +226,7 @@ EVERY_WAY = [(name, "parameters") for name in METHODS]
 EVERY_WAY += [(name, "features") for name, make in METHODS.items() if make(3).needs_gramian]
 
 
-@pytest.mark.parametrize(("name", "gramian"), EVERY_WAY, ids="-".join)
+@pytest.mark.parametrize(("name", "gramian"), EVERY_WAY)
 def test_nine_steps_of_every_method(name: str, gramian: Literal["parameters", "features"]) -> None:
     """In float32: both frameworks round, and the methods' solvers carry it on."""
     assert difference_after(9, name, gramian, adam=False) < 2e-5

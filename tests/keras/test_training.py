@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -143,6 +143,27 @@ def test_a_tiny_weight_keeps_its_digits() -> None:
         model.train_on_batch(INPUTS, TARGETS)
         steps[weight] = head.get_weights()[0]
     np.testing.assert_allclose(steps[1e-7] / 1e-7, steps[1.0], rtol=1e-4)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    keras.config.set_floatx("float64")
+    yield
+    keras.config.set_floatx("float32")
+
+
+@pytest.mark.usefixtures("float64")
+def test_weights_are_as_exact_as_the_losses() -> None:
+    moved = []
+    for weighting in (Equal(), Static([0.6])):
+        keras.utils.set_random_seed(0)
+        head = keras.layers.Dense(1)
+        model = MultiTaskModel(mlp(5, 4), {"size": head}, weighting=weighting)
+        model.compile(keras.optimizers.SGD(1.0), task_losses(TASKS[:1]))
+        model.build((None, 5))
+        model.train_on_batch(INPUTS.astype("float64"), {"size": TARGETS["size"].astype("float64")})
+        moved.append(head.bias.numpy())
+    np.testing.assert_allclose(moved[1], 0.6 * moved[0], rtol=1e-12)
 
 
 def test_a_weight_of_zero_leaves_the_head_alone() -> None:
