@@ -68,7 +68,7 @@ class Browser:
         options.binary_location = chromium
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(chromedriver))
-        self.driver.set_script_timeout(30)
+        self.driver.set_script_timeout(120)
         self.start_script: str | None = None
 
     def visit(
