@@ -147,9 +147,12 @@ def test_a_tiny_weight_keeps_its_digits() -> None:
 
 @pytest.fixture
 def float64() -> Iterator[None]:
-    keras.config.set_floatx("float64")
+    settings = keras.config.set_floatx, keras.config.set_dtype_policy
+    for setting in settings:
+        setting("float64")
     yield
-    keras.config.set_floatx("float32")
+    for setting in settings:
+        setting("float32")
 
 
 @pytest.mark.usefixtures("float64")
