@@ -1,4 +1,4 @@
-# make book | test | data | lab | lint: each makes the environment first, and needs nothing but
+# make book | test | data | lab | lint | floor: each makes the environment first, and needs nothing but
 # Python 3.11+ and make.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +12,7 @@ export TF_NUM_INTEROP_THREADS = 1
 export TF_CPP_MIN_LOG_LEVEL = 3
 export TF_ENABLE_ONEDNN_OPTS = 0
 
-.PHONY: book test notebooks data lab lint clean
+.PHONY: book test notebooks data lab lint floor clean
 
 book: $(INSTALLED)  ## execute what changed, build the pages, print where they are
 	$(BIN)/python book/build.py $(ARGS)
@@ -36,6 +36,15 @@ lint: $(INSTALLED)  ## style, types, packaging
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/sp-repo-review . --show=err
+
+# Tools are today's, and what old packages warn of is theirs. Brings gigabytes: torch with CUDA.
+floor:  ## the library's tests on the oldest versions that pyproject.toml admits
+	$(PYTHON) -m venv --clear .venv-floor
+	$(PYTHON) tests/floor.py > .venv-floor/constraints.txt
+	.venv-floor/bin/python -m pip install --quiet --constraint .venv-floor/constraints.txt \
+	  --editable ".[pytorch,keras]" hypothesis pytest torchjd
+	.venv-floor/bin/python -m pytest -W default tests --ignore=tests/book --ignore=tests/browser \
+	  --ignore=tests/test_environments.py $(ARGS)
 
 clean:  ## remove the pages and the cached outputs, keep the environment
 	rm -rf _build

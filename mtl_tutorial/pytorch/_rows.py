@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from mtl_tutorial.pytorch._graph import linear_layers
+from mtl_tutorial.pytorch._graph import Cut, linear_layers
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Numbers that NumPy can hold, and sums can be taken of."""
+    return values.float() if values.dtype.itemsize < 4 else values
 
 
 class Rows(NamedTuple):
@@ -33,10 +38,10 @@ class Rows(NamedTuple):
         """Give the rows as a matrix, shape (T, size of the tensor), in float32 at least."""
         full = self.values if self.inputs is None else self.values.mT @ self.inputs
         matrix = full.reshape(len(full), -1)
-        return matrix.float() if matrix.dtype.itemsize < 4 else matrix
+        return at_least_float32(matrix)
 
     def gramian(self) -> Tensor:
-        r"""Inner products of all pairs of rows, shape (T, T).
+        r"""Inner products of all pairs of rows, shape (T, T), in float32 at least.
 
         From the factors, :math:`g_k \cdot g_l = \langle A A^\top D_k, D_l \rangle` without forming a
         row. It squares the cancellation between the examples' gradients, so it is done in float64.
@@ -46,7 +51,7 @@ class Rows(NamedTuple):
             return rows @ rows.T
         deltas, inputs = self.values.double(), self.inputs.double()
         products = (inputs @ inputs.T @ deltas).flatten(1) @ deltas.flatten(1).T
-        return ((products + products.T) / 2).to(self.inputs.dtype)
+        return ((products + products.T) / 2).to(at_least_float32(self.inputs).dtype)
 
     def combined(self, weights: Tensor) -> Tensor:
         """Weighted sum of the rows, in the tensor's shape; weights of shape (T,)."""
@@ -67,39 +72,56 @@ def linear_rows(deltas: Tensor, inputs: Tensor) -> Rows:
 
 
 def task_gradients(
-    features: Sequence[Tensor],
+    graph: Cut,
     parameters: Sequence[Tensor],
-    cotangents: Sequence[Sequence[Tensor]],
+    cotangents: Sequence[Sequence[Tensor | None]],
     retain_graph: bool,
-) -> list[Rows]:
+) -> dict[Tensor, Rows]:
     """Pull each task's cotangents back to the parameters: one vector-Jacobian product a task.
 
-    At a linear layer the product stops at the gradient on its output: the weight's gradient would
-    be half of the work, and the Gramian can be had without it.
+    A parameter that plays no part is left out. At a linear layer the product stops at the gradient
+    on its output: the weight's gradient would be half of the work, and the Gramian can be had
+    without it.
     """
-    layers = linear_layers(features)
+    layers = linear_layers(graph)
     nodes = list(dict.fromkeys(layers[p].node for p in parameters if p in layers))
     rest = [parameter for parameter in parameters if parameter not in layers]
     targets = [*(GradientEdge(node, 0) for node in nodes), *rest]
     last = len(cotangents) - 1
-    passes = [
-        torch.autograd.grad(
-            features,
-            targets,  # type: ignore[arg-type]  # tensors and edges may be mixed
-            cotangent,
-            retain_graph=retain_graph or k < last,
-            materialize_grads=True,
+    passes = []
+    for k, own in enumerate(cotangents):
+        ends = [(edge, c) for edge, c in zip(graph.edges, own, strict=True) if c is not None]
+        passes.append(
+            torch.autograd.grad(
+                [edge for edge, _ in ends],
+                targets,  # type: ignore[arg-type]  # tensors and edges may be mixed
+                [cotangent for _, cotangent in ends],
+                retain_graph=retain_graph or k < last,
+                allow_unused=True,
+            )
         )
-        for k, cotangent in enumerate(cotangents)
-    ]
-    found = dict(zip([*nodes, *rest], map(torch.stack, zip(*passes, strict=True)), strict=True))
+    columns = map(stacked, zip(*passes, strict=True))
+    found = dict(zip([*nodes, *rest], columns, strict=True))
 
-    def rows(parameter: Tensor) -> Rows:
+    rows = {}
+    for parameter in parameters:
+        node, inputs = layers.get(parameter, (parameter, None))
+        values = found[node]
+        if values is None:
+            continue
         if parameter not in layers:
-            return Rows(found[parameter])
-        node, inputs = layers[parameter]
-        if inputs is None:
-            return Rows(found[node].sum(dim=1).sum_to_size(len(passes), *parameter.shape))
-        return linear_rows(found[node], inputs)
+            rows[parameter] = Rows(values)
+        elif inputs is None:
+            rows[parameter] = Rows(values.sum(dim=1).sum_to_size(len(passes), *parameter.shape))
+        else:
+            rows[parameter] = linear_rows(values, inputs)
+    return rows
 
-    return [rows(parameter) for parameter in parameters]
+
+def stacked(column: Sequence[Tensor | None]) -> Tensor | None:
+    """Stack the gradients of the tasks, with zeros for those that have none; None if none has."""
+    dense = [None if g is None else g.to_dense() if g.is_sparse else g for g in column]
+    some = next((gradient for gradient in dense if gradient is not None), None)
+    if some is None:
+        return None
+    return torch.stack([torch.zeros_like(some) if g is None else g for g in dense])
