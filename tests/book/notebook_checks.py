@@ -542,6 +542,18 @@ def self_contained(page: Page) -> Found:
                 yield cell.number, message
 
 
+@check(CHAPTER_CHECKS)
+def counts(page: Page) -> Found:
+    """Count rows by a sum: a matrix product of booleans is boolean, so it counts to 1 at most."""
+    for cell in page.code:
+        for node in ast.walk(cell.tree):
+            match node:
+                case ast.BinOp(ast.Compare(), ast.MatMult()) | ast.BinOp(
+                    _, ast.MatMult(), ast.Compare()
+                ):
+                    yield cell.number, f"multiplies truths in {ast.unparse(node)!r}; sum them"
+
+
 # ---------------------------------------------------------------------------- 5: structure
 
 ENDING = ("What can go wrong", "Check yourself", "What to read next")

@@ -258,6 +258,11 @@ BROKEN: list[tuple[checks.Check, Break, str]] = [
     (checks.self_contained, edit("x3 = 3", "!pip install x"), "cell 15: calls a shell"),
     (checks.self_contained, edit("x3 = 3", "MNIST('.', download=True)"), "cell 15: fetches"),
     (checks.self_contained, edit("x3 = 3", "requests.get(url)"), "cell 15: fetches"),
+    (
+        checks.counts,
+        edit("x3 = 3", "occurs @ (y == c)"),
+        "multiplies truths in 'occurs @ (y == c)'",
+    ),
     # 5 structure
     (checks.opening, edit("# Two", "Two"), "has no title"),
     (checks.opening, edit("you will be\nable to", "you know"), "does not say"),
