@@ -8,7 +8,7 @@ chapter keeps. The docstring of a check says what it is for.
 import ast
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -459,9 +459,9 @@ UNNAMED = r"\\(text|mathrm|operatorname\*?|begin|end|label|tag|eqref|ref|color)\
 EVERYWHERE = {"e", "d"}  # Euler's number and the differential
 
 
-def formulas(page: Page) -> Iterator[tuple[int, str]]:
-    """Yield every formula, in line or displayed, with its cell's number."""
-    for number, token in page.tokens:
+def formulas(found_in: Iterable[tuple[int, Token]]) -> Iterator[tuple[int, str]]:
+    """Yield every formula, in line or displayed, with the number of its token."""
+    for number, token in found_in:
         found = directive(token)
         if token.type in ("math_block", "math_block_label", "amsmath") or (
             found and found.name == "math"
@@ -482,15 +482,27 @@ def symbols(formula: str) -> set[str]:
     return found | set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", formula))) - EVERYWHERE
 
 
+def explained(chapter: str) -> set[str]:
+    """Return the symbols that notation.md explains for all chapters, and for this one."""
+    held = [
+        section
+        for section in re.split(r"\n(?=#)", NOTATION.read_text("utf-8"))
+        if "</" not in (heading := section.partition("\n")[0]) or f"</{chapter}>" in heading
+    ]
+    found_in = enumerate(tokens("\n".join(held)))
+    return set().union(*(symbols(formula) for _, formula in formulas(found_in)))
+
+
 @check(CHAPTER_CHECKS)
 def notation(page: Page) -> Found:
-    """Give every symbol one meaning, written down where a reader can look it up."""
-    known = set().union(*(symbols(formula) for _, formula in formulas(Page(NOTATION))))
-    seen: set[str] = set()
-    for number, formula in formulas(page):
-        for symbol in sorted(symbols(formula) - known - seen):
-            seen.add(symbol)
-            yield number, f"uses {symbol} in {formula.strip()!r}; explain it in notation.md"
+    """Write down what every symbol means in this chapter, where a reader can look it up."""
+    chapter = "/".join(page.path.with_suffix("").parts[-2:])
+    known = explained(chapter)
+    for number, formula in formulas(page.tokens):
+        for symbol in sorted(symbols(formula) - known):
+            known.add(symbol)
+            advice = f"explain it in notation.md, under {chapter}"
+            yield number, f"uses {symbol} in {formula.strip()!r}; {advice}"
 
 
 # ---------------------------------------------------------------------------- 4: size
@@ -540,6 +552,18 @@ def self_contained(page: Page) -> Found:
         for pattern, message in BANNED.items():
             if re.search(pattern, cell.source):
                 yield cell.number, message
+
+
+@check(CHAPTER_CHECKS)
+def counts(page: Page) -> Found:
+    """Count rows by a sum: a matrix product of booleans is boolean, so it counts to 1 at most."""
+    for cell in page.code:
+        for node in ast.walk(cell.tree):
+            match node:
+                case ast.BinOp(ast.Compare(), ast.MatMult()) | ast.BinOp(
+                    _, ast.MatMult(), ast.Compare()
+                ):
+                    yield cell.number, f"multiplies truths in {ast.unparse(node)!r}; sum them"
 
 
 # ---------------------------------------------------------------------------- 5: structure

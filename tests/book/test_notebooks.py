@@ -245,6 +245,7 @@ BROKEN: list[tuple[checks.Check, Break, str]] = [
     (checks.size, insert(*[code("y = 1") for _ in range(8)]), "has 21 code cells"),
     (checks.notation, edit("$0.25$", r"$\Xi_q$"), r"cell 5: uses \Xi in"),
     (checks.notation, edit("x = 0.5", r"\mathcal{Q} = 0.5"), r"cell 5: uses \mathcal{Q} in"),
+    (checks.notation, edit("$0.25$", r"$\varphi$"), r"uses \varphi in"),  # of another chapter
     (checks.size, insert(code("y = 1\n" * 31)), "cell 16: has 31 lines"),
     (checks.size, insert(code("y = " + "1" * 77)), "cell 16: has a line of 81 characters"),
     (checks.size, insert(*[code("y = 1\n" * 30, "keras") for _ in "12345678"]), "lines for keras"),
@@ -258,6 +259,11 @@ BROKEN: list[tuple[checks.Check, Break, str]] = [
     (checks.self_contained, edit("x3 = 3", "!pip install x"), "cell 15: calls a shell"),
     (checks.self_contained, edit("x3 = 3", "MNIST('.', download=True)"), "cell 15: fetches"),
     (checks.self_contained, edit("x3 = 3", "requests.get(url)"), "cell 15: fetches"),
+    (
+        checks.counts,
+        edit("x3 = 3", "occurs @ (y == c)"),
+        "multiplies truths in 'occurs @ (y == c)'",
+    ),
     # 5 structure
     (checks.opening, edit("# Two", "Two"), "has no title"),
     (checks.opening, edit("you will be\nable to", "you know"), "does not say"),
