@@ -1,7 +1,8 @@
 # make book | test | data | lab | lint | floor: each makes the environment first, and needs nothing but
 # Python 3.11+ and make.
 PYTHON ?= python3
-BIN := .venv/bin
+# Modules, not scripts: the first line of a script cannot name a folder with a space.
+RUN := .venv/bin/python
 INSTALLED := .venv/installed
 ARGS ?=
 
@@ -15,27 +16,27 @@ export TF_ENABLE_ONEDNN_OPTS = 0
 .PHONY: book test notebooks data lab lint floor clean
 
 book: $(INSTALLED)  ## execute what changed, build the pages, print where they are
-	$(BIN)/python book/build.py $(ARGS)
+	@$(RUN) book/build.py $(ARGS)
 
 test: $(INSTALLED) notebooks  ## unit tests, doctests, page tests, and every notebook
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(RUN) -m pytest -n 2 $(ARGS)
 
 # On the embedded data, with an empty cache and without a network (tests/offline).
 notebooks: $(INSTALLED)
-	MTL_TUTORIAL_DATA= XDG_CACHE_HOME=$(CURDIR)/_build/no-cache PYTHONPATH=tests/offline \
-	  $(BIN)/python -m pytest --nbmake --nbmake-timeout=300 -n 2 book
+	MTL_TUTORIAL_DATA= XDG_CACHE_HOME="$(CURDIR)/_build/no-cache" PYTHONPATH="$(CURDIR)/tests/offline" \
+	  $(RUN) -m pytest --nbmake -n 2 book
 
 data: $(INSTALLED)  ## download and verify the real data sets
-	$(BIN)/python -m mtl_tutorial.datasets $(ARGS)
+	$(RUN) -m mtl_tutorial.datasets $(ARGS)
 
 lab: $(INSTALLED)  ## open the notebooks
-	$(BIN)/jupyter lab book
+	$(RUN) -m jupyterlab book
 
 lint: $(INSTALLED)  ## style, types, packaging
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/sp-repo-review . --show=err
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+	$(RUN) -m repo_review . --show=err
 
 # Tools are today's, and what old packages warn of is theirs. Brings gigabytes: torch with CUDA.
 floor:  ## the library's tests on the oldest versions that pyproject.toml admits
@@ -49,11 +50,13 @@ floor:  ## the library's tests on the oldest versions that pyproject.toml admits
 clean:  ## remove the pages and the cached outputs, keep the environment
 	rm -rf _build
 
-# pip, because other installers may not find the CPU build of the pinned torch. Compiling now saves
-# every later notebook seconds where bytecode is not written by itself.
+# pip, because other installers may not find the CPU build of the pinned torch; of what it says only
+# errors are shown (-qq), for nobody can mend its warnings. Compiling now saves every later notebook
+# seconds where bytecode is not written by itself.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not %d.%d" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[all]"
-	-@$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1
+	@echo "installing the pinned versions into .venv: once, some minutes"
+	@$(PYTHON) -m venv .venv
+	@$(RUN) -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable ".[all]"
+	-@$(RUN) -m compileall -q -j 0 .venv/lib > /dev/null 2>&1
 	@touch $@

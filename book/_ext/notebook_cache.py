@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 
 class Cost(NamedTuple):
-    """What executing one chapter took: its kernel alone, imports included."""
+    """What executing one chapter took: its kernel alone, imports included.
+
+    ``slowness`` is how many times as long as on the author's machine work took meanwhile.
+    """
 
     cpu_seconds: float
     wall_seconds: float
     peak_mb: float
+    slowness: float
 
 
 def data_folder() -> Path | None:

@@ -16,8 +16,11 @@ from .small_book import ROOT, SmallBook
 
 @pytest.fixture(scope="session")
 def built_book(tmp_path_factory: pytest.TempPathFactory) -> SmallBook:
-    """Return the small book, built without a complaint. Look, do not touch."""
-    book = small_book.write(tmp_path_factory.mktemp("small-book"))
+    """Return the small book, built without a complaint in a folder with letters of all kinds.
+
+    Look, do not touch.
+    """
+    book = small_book.write(tmp_path_factory.mktemp("Büch mit Leer zeichen"))
     result = book.build()
     assert result.returncode == 0, result.stdout
     return book
@@ -26,7 +29,7 @@ def built_book(tmp_path_factory: pytest.TempPathFactory) -> SmallBook:
 @pytest.fixture
 def book(built_book: SmallBook, tmp_path: Path) -> SmallBook:
     """Return a copy of the small book that may be broken; its notebook is already executed."""
-    root = tmp_path / "book"
+    root = tmp_path / "Büch mit Leer zeichen"
     shutil.copytree(built_book.root, root, ignore=shutil.ignore_patterns("html", ".doctrees"))
     return SmallBook(root)
 

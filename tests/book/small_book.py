@@ -133,10 +133,15 @@ class SmallBook:
         file.write_text(content.replace(old, new), "utf-8")
 
     def build(self, *options: str) -> "subprocess.CompletedProcess[str]":
-        """Run the real command in a process of its own, as ``make book`` does."""
+        """Run the real command, as ``make book`` does."""
+        return self.run("book/build.py", *options)
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run Python in the book's folder, in a process of its own."""
         environment = {k: v for k, v in os.environ.items() if k != "MTL_TUTORIAL_DATA"}
         return subprocess.run(
-            [sys.executable, str(self.root / "book" / "build.py"), *options],
+            [sys.executable, *arguments],
+            cwd=self.root,
             env=environment | {"PYTHONPATH": str(self.root)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -150,7 +155,7 @@ def write(root: Path) -> SmallBook:
     shutil.copy(ROOT / "_config.yml", root)
     for part in ("_ext", "_static"):
         shutil.copytree(ROOT / "book" / part, root / "book" / part)
-    for file in ("build.py", "references.bib"):
+    for file in ("build.py", "conftest.py", "references.bib"):
         shutil.copy(ROOT / "book" / file, root / "book")
     (root / "constraints.txt").write_text("nothing==1\n", "utf-8")
     (root / "mtl_tutorial").mkdir()

@@ -168,6 +168,21 @@ def missing_alt(browser: Browser) -> list[str]:
     return found
 
 
+def raw_errors(browser: Browser) -> list[str]:
+    """Find errors, shown on purpose, of more than two lines; and folders of the machine that built."""
+    found: list[str] = browser.script(r"""
+        const shown = [...document.querySelectorAll(".output.traceback")], found = [];
+        for (const error of shown) {
+            const lines = error.textContent.split("\n").filter(line => line.trim());
+            if (lines.length > 2) found.push(`an error of ${lines.length} lines: ${lines.at(-1)}`);
+        }
+        const text = (document.querySelector("main") ?? document.body).textContent;
+        for (const [path] of text.matchAll(/\S*\/(site-packages|ipykernel_\d+|\.venv)\/\S*/g))
+            found.push(`a path of the machine: ${path}`);
+        return found""")
+    return found
+
+
 def axe_violations(browser: Browser) -> list[str]:
     """Find what axe-core calls serious or critical, in the theme and width that are on."""
     browser.script(axe_source())
@@ -207,6 +222,7 @@ PAGE_CHECKS: tuple[Check, ...] = (
     console_errors,
     raw_maths,
     missing_alt,
+    raw_errors,
     axe_violations,
 )
 

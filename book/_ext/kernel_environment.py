@@ -1,0 +1,13 @@
+"""What is set for every kernel that runs a chapter, by ``book/build.py`` or by ``pytest --nbmake``."""
+
+ENVIRONMENT = {
+    # Two chapters run at a time, so one thread each fills two cores.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    # Nothing about the CPU, and the same sums on every one.
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+}
