@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from mtl_tutorial.weighting._base import Weighting
+from mtl_tutorial.weighting._solvers import spectrum
 
 
 @dataclass(eq=False)
@@ -43,8 +44,8 @@ class AlignedMTL(Weighting):
         """Give the mean row of the balancing matrix, shape (T,)."""
         assert gramian is not None
         tasks = len(gramian)
-        values, vectors = np.linalg.eigh(np.asarray(gramian, dtype=float))
-        kept = values > max(values[-1], 0) * tasks * np.finfo(gramian.dtype).eps
+        values, vectors, noise = spectrum(np.asarray(gramian, dtype=float), gramian.dtype)
+        kept = values > noise
         if not kept.any():
             return np.full(tasks, 1 / tasks)
         values, vectors = values[kept], vectors[:, kept]

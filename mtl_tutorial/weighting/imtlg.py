@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from mtl_tutorial.weighting._base import Weighting
-from mtl_tutorial.weighting._solvers import norms_and_cosines
+from mtl_tutorial.weighting._solvers import norms_and_cosines, spectrum
 
 
 @dataclass(eq=False)
@@ -48,9 +48,11 @@ class IMTLG(Weighting):
         here = norms > 0
         if not here.any():
             return np.zeros(len(norms))
-        accuracy = len(norms) * float(np.finfo(gramian.dtype).eps)
-        balanced = np.linalg.pinv(cosines, rcond=accuracy, hermitian=True) @ here
+        values, vectors, noise = spectrum(cosines, gramian.dtype)
+        kept = values > noise
+        balanced = vectors[:, kept] @ (here @ vectors[:, kept] / values[kept])
         raw = np.where(here, balanced * (norms[here].min() / np.where(here, norms, 1)), 0)
-        if abs(raw.sum()) <= 1e-12 * np.abs(raw).sum() or np.abs(balanced).max() <= 1e-12:
+        doubt = noise / values[kept][0]
+        if abs(raw.sum()) <= doubt * np.abs(raw).sum() or np.abs(balanced).max() <= noise:
             return np.zeros(len(norms))
         return np.asarray(raw / raw.sum())

@@ -42,10 +42,5 @@ class MGDA(Weighting):
     def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
         """Give the weights of the min-norm point, shape (T,)."""
         assert gramian is not None
-        if len(gramian) != 2:
-            directions, norms = points(gramian)
-            return min_norm(directions * norms)
-        (first, product), (_, second) = np.asarray(gramian, dtype=float).tolist()
-        apart = first + second - 2 * product  # the squared distance of the two gradients
-        share = min(max((second - product) / apart, 0.0), 1.0) if apart > 0 else 0.5
-        return np.array([share, 1 - share])
+        directions, norms, _ = points(gramian)
+        return min_norm(directions * norms)

@@ -6,9 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from mtl_tutorial.weighting._base import Weighting
-from mtl_tutorial.weighting._solvers import points
-
-RIDGE = 1e-10  # on the diagonal of the cosines
+from mtl_tutorial.weighting._solvers import min_norm, points
 
 
 @dataclass(eq=False)
@@ -65,29 +63,36 @@ class NashMTL(Weighting):
     def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
         """Give positive weights (0 for a zero gradient), shape (T,)."""
         assert gramian is not None
-        directions, norms = points(gramian)
+        directions, norms, noise = points(gramian)
         here = norms > 0
         if not here.any():
             return np.zeros(len(norms))
-        directions = directions[:, here]
-        beta = _bargain(directions.T @ directions + RIDGE * np.eye(directions.shape[1]))
-        if (RIDGE * beta**2).max() > 0.5:  # u_k @ d = 1 / beta_k - RIDGE * beta_k, near or below 0
-            return np.zeros(len(norms))
-        length = float(np.linalg.norm(directions @ beta))
+        beta = _bargain(directions[:, here], noise)
+        length = float(np.linalg.norm(directions[:, here] @ beta))
         size = self.max_norm / length if 0 < self.max_norm < length else 1.0
         weights = np.zeros(len(norms))
         weights[here] = size * beta / norms[here]
         return weights
 
 
-def _bargain(cosines: np.ndarray) -> np.ndarray:
-    """Find b > 0 with b * (C b) = 1 by Newton's method with the step of self-concordance theory."""
-    beta = np.ones(len(cosines))
+def _bargain(directions: np.ndarray, noise: float) -> np.ndarray:
+    """Find b > 0 with b * (P.T P b) = 1, or 0 where the noise leaves no surely common direction.
+
+    Newton's method with the step of self-concordance theory. The start is right for gradients that
+    nearly cancel; each step is a least squares problem, whose normal equations would square the
+    rounding.
+    """
+    shortest = min_norm(directions)
+    length = float(np.linalg.norm(directions @ shortest))
+    if length**2 <= noise * (shortest.max() + 1 / len(shortest)):
+        return np.zeros(len(shortest))
+    cosines, beta = directions.T @ directions, np.maximum(1, shortest * len(shortest) ** 0.5 / length)
     for _ in range(500):
-        gradient = cosines @ beta - 1 / beta
+        gradient = directions.T @ (directions @ beta) - 1 / beta
         step = -np.linalg.solve(cosines + np.diag(beta**-2), gradient)
         decrement = float(np.sqrt(np.maximum(-(gradient @ step), 0)))
         beta = beta + (step if decrement < 0.25 else step / (1 + decrement))
         if decrement < 1e-5:  # the next one would be its square, which is rounding
-            return np.asarray(beta)
+            # what P adds to the cosines takes noise * beta off u_k @ d = 1 / beta_k
+            return np.asarray(beta if noise * beta.max() ** 2 <= 0.5 else 0 * beta)
     raise RuntimeError("Nash-MTL: Newton's method did not converge in 500 steps")

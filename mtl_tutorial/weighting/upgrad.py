@@ -52,7 +52,7 @@ class UPGrad(Weighting):
     def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
         """Give the mean of the weights of the projections, shape (T,)."""
         assert gramian is not None
-        directions, norms = points(gramian)
+        directions, norms, _ = points(gramian)
         projected = np.array([project_on_dual_cone(directions, own) for own in np.eye(len(norms))])
         here = norms > 0
         weights = np.full(len(norms), 1 / len(norms))  # what a zero gradient keeps
