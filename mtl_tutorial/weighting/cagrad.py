@@ -20,15 +20,22 @@ class CAGrad(Weighting):
     where :math:`g_k` is the gradient of task :math:`k` on the shared parameters, :math:`g_0` their
     mean, and :math:`g_w = \sum_k w_k g_k` with :math:`w` on the simplex :math:`\Delta` (Liu et al.,
     2021). With :math:`c = 0` it is the mean; a large :math:`c` points like :class:`MGDA`. From
-    :math:`c = 1` on no loss rises to first order, below it one may.
+    :math:`c = 1` on no loss rises to first order, below it one may. A task whose gradient is zero
+    counts in the mean, but is never the worst-off.
 
     The step has the size of the mean, times a number between :math:`1 - c` and :math:`1 + c`.
 
-    The official code also divides by :math:`1 + c^2` (its ``rescale=1``); Algorithm 1 of the paper,
-    TorchJD and this class do not. Where :math:`g_w` vanishes, which needs :math:`c \ge 1` and a
-    point where no direction helps all tasks, all weights are 0 (as in TorchJD). The minimum is
-    exact: for a given length of :math:`g_w` it is a min-norm point, and the length is a root in one
-    variable, known in closed form once the tasks with :math:`w_k > 0` are.
+    The official code divides by :math:`1 + c^2` (its ``rescale=1``) and in places multiplies by T,
+    to match the sum of the losses; Algorithm 1 of the paper, TorchJD and this class do neither.
+    TorchJD sets all weights to 0 where :math:`g_w` is short, which leaves the ball if
+    :math:`c < 1`. The minimum is exact: for a given length of :math:`g_w` it is a min-norm point,
+    and the length is a root in one variable, known in closed form once the tasks with
+    :math:`w_k > 0` are.
+
+    The step stays in the ball whatever the rounding of the Gramian: where :math:`g_w` is shorter
+    than that, and where :math:`g_0` is, the pull is shorter than the radius, down to 0, and from
+    :math:`c = 1` on a loss may rise a little. Losses are compared as they are, so a gradient 1e-6
+    as long as another in single precision is heard no more than rounding is.
 
     Parameters
     ----------

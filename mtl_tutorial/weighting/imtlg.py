@@ -23,13 +23,16 @@ class IMTLG(Weighting):
 
     The weights sum to 1, and may be negative. With three tasks or more their sum before the
     division can be negative too: then the common projection is negative and the step *raises* every
-    loss. Which sign it has may change with the scale of one loss.
+    loss. Which sign it has may change with the scale of one loss; on the way it passes 0, and near
+    there the step is as long as you like: it has no bound.
 
-    The official code solves for the weights from differences of gradients; TorchJD uses the
-    pseudo-inverse of the Gramian, this class that of the cosines. At full rank the three agree. At
-    lower rank this one is the limit for two tasks whose gradients become parallel, and a short
-    gradient is not taken for a missing one. A zero gradient gets weight 0. Where no step has equal
-    projections other than 0 (opposite gradients), all weights are 0, as in TorchJD.
+    The paper solves for the weights from differences of gradients; TorchJD uses the pseudo-inverse
+    of the Gramian, this class that of the cosines. At full rank the three agree. Gradients that are
+    linearly dependent, which is decided by the rounding of the Gramian, may have no step with equal
+    projections: then they are as near to equal as can be, in the sum of squares before the
+    division. This is the limit for two tasks whose gradients become parallel, and a short gradient
+    is not taken for a missing one. A zero gradient gets weight 0. Where the only equal projections
+    are 0 (opposite gradients), or rounding decides the sign of the sum, all weights are 0.
 
     Examples
     --------
