@@ -39,7 +39,7 @@ class Weighting:
         - ``"linear-under-scaling"``: the gradients times :math:`c_k \ge 0` give a :math:`d` that is
           linear in :math:`c`;
         - ``"non-conflicting"``: :math:`g_k \cdot d \ge 0` for every task, to first order no loss
-          rises.
+          rises; to the square root of the Gramian's rounding, at worst.
     remembers : tuple of str
         The attributes that change from step to step, saved by :meth:`state_dict`: arrays, with the
         task last in their shape, and random generators.
@@ -117,6 +117,7 @@ class Weighting:
             raise ValueError(f"present has shape {here.shape}, but there are {len(losses)} losses")
         result = np.zeros(len(losses))
         if not here.any():
+            self._no_task()
             return result
         if self.needs_losses:
             _check_finite("loss", losses, here, names)
@@ -125,7 +126,8 @@ class Weighting:
             if gramian is None:
                 raise ValueError(f"{type(self).__name__} needs the Gramian; none was given")
             products = np.asarray(gramian)
-            products = products.astype(np.result_type(products.dtype, np.float32), copy=False)
+            if not np.issubdtype(products.dtype, np.floating):
+                products = products.astype(float)
             if products.shape != (len(losses), len(losses)):
                 raise ValueError(
                     f"the Gramian has shape {products.shape}, but there are {len(losses)} losses"
@@ -144,6 +146,8 @@ class Weighting:
     def observe(self, losses: Sequence[float] | np.ndarray) -> None:
         """Look at the losses of the same batch after the step; most methods do not.
 
+        A loop of your own calls it after each step if ``needs_observe``.
+
         Parameters
         ----------
         losses : array, shape (T,)
@@ -151,7 +155,10 @@ class Weighting:
         """
 
     def end_epoch(self) -> None:
-        """Close an epoch; most methods do not count them."""
+        """Close an epoch; most methods do not count them.
+
+        A loop of your own calls it after each pass over the data: :class:`DWA` learns from it.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Give what the method remembers, as plain data that JSON can hold.
@@ -186,6 +193,9 @@ class Weighting:
                 now.bit_generator.state = dict(value)
             else:
                 setattr(self, name, np.array(value, dtype=now.dtype))
+
+    def _no_task(self) -> None:
+        """Learn that no task was present in a step, so :meth:`weights` was not asked."""
 
     def _count(self, losses: np.ndarray) -> int:
         """Count all tasks, the absent ones included, inside :meth:`weights`."""

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from mtl_tutorial.weighting._base import Weighting
+from mtl_tutorial.weighting._solvers import spectrum
 
 
 @dataclass(eq=False)
@@ -20,14 +21,14 @@ class AlignedMTL(Weighting):
     smallest of them (Senushkin et al., 2023). The matrix :math:`\sqrt{\lambda_r}\, V \Lambda^{-1/2}
     V^\top J` has condition number 1, and :math:`\|d\|^2 = \lambda_r / T` at full rank.
 
-    The mean, times the square root of the smallest eigenvalue: the step shrinks with the shortest
-    gradient and with the angle between the two closest ones, and is often far shorter than the
-    mean.
+    The step has the length :math:`\sqrt{\lambda_r / T}`, below full rank at most that: it shrinks
+    with the shortest gradient and with the angle between the two closest ones, and is often far
+    shorter than the mean. It is never longer than the root mean square of the gradients' lengths.
 
-    As in TorchJD (``scale_mode="min"``), an eigenvalue counts as positive above the accuracy of the
-    Gramian's floating type. Where the smallest one falls below that, as when two gradients
-    become opposite, the step jumps from nearly 0 to the mean of what is left. If all gradients are
-    zero the weights are 1/T.
+    As in TorchJD (``scale_mode="min"``), an eigenvalue counts as positive above the rounding of the
+    Gramian, here 1e-6 (in double precision 2e-15) of the sum of all. So where the smallest one
+    falls below that, as when two gradients become opposite, the step jumps from nearly 0 to the one
+    that the rest of the eigenvalues gives. If all gradients are zero the weights are 1/T.
 
     Examples
     --------
@@ -43,8 +44,8 @@ class AlignedMTL(Weighting):
         """Give the mean row of the balancing matrix, shape (T,)."""
         assert gramian is not None
         tasks = len(gramian)
-        values, vectors = np.linalg.eigh(np.asarray(gramian, dtype=float))
-        kept = values > max(values[-1], 0) * tasks * np.finfo(gramian.dtype).eps
+        values, vectors, noise = spectrum(np.asarray(gramian, dtype=float), gramian.dtype)
+        kept = values > noise
         if not kept.any():
             return np.full(tasks, 1 / tasks)
         values, vectors = values[kept], vectors[:, kept]

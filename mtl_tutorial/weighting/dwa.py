@@ -16,8 +16,12 @@ class DWA(Weighting):
        r_k = \frac{\bar L_k^{(e-1)}}{\bar L_k^{(e-2)}}
 
     where :math:`\bar L_k^{(e)}` is the mean loss of task :math:`k` over the batches of epoch
-    :math:`e` that had it, and :math:`\tau` the temperature (Liu, Johns & Davison, 2019). Call
-    :meth:`end_epoch` after each epoch; in the first two all weights are 1.
+    :math:`e` that had it, and :math:`\tau` the temperature (Liu, Johns & Davison, 2019). In the
+    first two epochs all weights are 1.
+
+    In a loop of your own call :meth:`end_epoch` after each epoch (``fit`` does, in both
+    frameworks). The object cannot know how long an epoch is: if it is never told, all weights stay
+    1, without a word.
 
     The weights sum to T: the step has the size of the sum.
 
@@ -55,9 +59,7 @@ class DWA(Weighting):
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive; got {self.temperature}")
         self.sums = np.zeros((2, 0))  # this epoch: sum of the losses, number of batches
-        self.means = np.zeros(
-            (2, 0)
-        )  # the epoch before last, the last one; NaN where there is none
+        self.means = np.zeros((2, 0))  # the epoch before last, the last one; NaN if there is none
 
     def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
         """Give weights from the epochs before, shape (T,), and add up this one's losses."""

@@ -1,8 +1,9 @@
 """FAMO: bring every loss down at the same rate, from the losses alone."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,14 +26,17 @@ class FAMO(Weighting):
 
     where :math:`L_k` is the loss of task :math:`k`, :math:`b_k` a lower bound of it, :math:`\xi` the
     logits, which start at 0, and :math:`\epsilon = 10^{-8}` (Liu et al., 2023). A task whose loss
-    fell less than the others' gains weight. Call :meth:`observe` after each step with the losses of
-    the *same* batch, dropout and batch normalisation as in the step; if it is not called, the
-    logits stay.
+    fell less than the others' gains weight. In a loop of your own call :meth:`observe` after each
+    step of the optimiser, with the losses of the *same* batch, dropout and batch normalisation at
+    rest (``fit`` does, in both frameworks); if it is not called, the logits stay, and the second
+    step says so.
 
     The weights sum to 1: the step has the size of the mean.
 
-    Defaults as in TorchJD: :math:`\gamma = 10^{-3}` is the paper's Algorithm 2, the official code
-    has :math:`10^{-5}`. Where a task is absent, softmax and Adam run over the others.
+    Defaults as in TorchJD: :math:`\gamma = 10^{-3}` is the paper's Algorithm 2. The official code
+    has :math:`10^{-2}` in its main file, :math:`10^{-5}` in its comparison of methods, whose scripts
+    set :math:`10^{-2}` and :math:`10^{-3}`; it also cuts the gradient of the trunk to length 1.
+    Where a task is absent, softmax and Adam run over the others.
 
     Parameters
     ----------
@@ -48,6 +52,11 @@ class FAMO(Weighting):
     ValueError
         ``lr`` or ``gamma`` is negative, a loss is below its bound, or :meth:`observe` is called
         twice in a row or with a loss that is NaN or infinite.
+
+    Warns
+    -----
+    UserWarning
+        Once: weights are asked for again, and :meth:`observe` was not called after the last ones.
 
     Examples
     --------
@@ -73,12 +82,21 @@ class FAMO(Weighting):
             raise ValueError(f"lr and gamma must be at least 0; got {self.lr} and {self.gamma}")
         self.logits, self.before, self.steps = np.zeros(0), np.zeros(0), np.zeros(0)
         self.moments = np.zeros((2, 0))
+        self.unobserved, self.idle, self.warned = False, False, False
 
     def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
         """Give weights of sum 1, shape (T,), and keep the losses for :meth:`observe`."""
         self._remember(losses, logits=0, before=np.nan, moments=0, steps=0)
         above = losses - self._bounds()[self.present]
         self._refuse(above < 0, losses, "FAMO takes no loss below its bound in min_losses")
+        if self.unobserved and not self.warned:
+            self.warned = True
+            warnings.warn(
+                "FAMO learns nothing: after the last step observe(losses) was not called. Call it "
+                "after each step of the optimiser, with the losses of the same batch",
+                stacklevel=3,
+            )
+        self.unobserved, self.idle = True, False
         self.before[:] = np.nan  # an absent task's, too
         self.before[self.present] = above
         raw = _softmax(self.logits[self.present]) / (above + 1e-8)
@@ -86,6 +104,9 @@ class FAMO(Weighting):
 
     def observe(self, losses: Sequence[float] | np.ndarray) -> None:
         """Take a step on the logits, from the losses of the same batch after the step."""
+        if self.idle:
+            self.idle = False
+            return
         here = ~np.isnan(self.before)
         if not here.any():
             raise ValueError("observe() comes after a step: ask for the weights first")
@@ -97,6 +118,17 @@ class FAMO(Weighting):
         gradient = shares * (fall - shares @ fall) + self.gamma * self.logits[here]
         self.logits[here] -= self.lr * adam_step(self.moments, self.steps, here, gradient)
         self.before[:] = np.nan
+        self.unobserved = False
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state; what this object did not observe before plays no part."""
+        super().load_state_dict(state)
+        self.unobserved = False
+
+    def _no_task(self) -> None:
+        """Let :meth:`observe` do nothing after this step."""
+        self.before[:] = np.nan
+        self.idle = True
 
     def _bounds(self) -> np.ndarray:
         tasks = len(self.logits)

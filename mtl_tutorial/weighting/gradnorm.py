@@ -27,8 +27,9 @@ class GradNorm(Weighting):
     The weights sum to T: the step has the size of the sum.
 
     Unlike the paper, the gradient is divided by :math:`\bar G`, which changes nothing in Adam but
-    keeps tiny gradients from drowning in its :math:`\epsilon`; a weight stays above 0.001; and
-    where tasks are absent the weights of the others keep the sum they had. TorchJD has no GradNorm.
+    keeps tiny gradients from drowning in its :math:`\epsilon`; a weight is at least 0.001 before it
+    is divided, so it stays positive; and where tasks are absent the weights of the others keep the
+    sum they had. TorchJD has no GradNorm.
 
     Parameters
     ----------

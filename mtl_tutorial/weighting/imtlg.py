@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from mtl_tutorial.weighting._base import Weighting
-from mtl_tutorial.weighting._solvers import norms_and_cosines
+from mtl_tutorial.weighting._solvers import norms_and_cosines, spectrum
 
 
 @dataclass(eq=False)
@@ -23,13 +23,16 @@ class IMTLG(Weighting):
 
     The weights sum to 1, and may be negative. With three tasks or more their sum before the
     division can be negative too: then the common projection is negative and the step *raises* every
-    loss. Which sign it has may change with the scale of one loss.
+    loss. Which sign it has may change with the scale of one loss; on the way it passes 0, and near
+    there the step is as long as you like: it has no bound.
 
-    The official code solves for the weights from differences of gradients; TorchJD uses the
-    pseudo-inverse of the Gramian, this class that of the cosines. At full rank the three agree. At
-    lower rank this one is the limit for two tasks whose gradients become parallel, and a short
-    gradient is not taken for a missing one. A zero gradient gets weight 0. Where no step has equal
-    projections other than 0 (opposite gradients), all weights are 0, as in TorchJD.
+    The paper solves for the weights from differences of gradients; TorchJD uses the pseudo-inverse
+    of the Gramian, this class that of the cosines. At full rank the three agree. Gradients that are
+    linearly dependent, which is decided by the rounding of the Gramian, may have no step with equal
+    projections: then they are as near to equal as can be, in the sum of squares before the
+    division. This is the limit for two tasks whose gradients become parallel, and a short gradient
+    is not taken for a missing one. A zero gradient gets weight 0. Where the only equal projections
+    are 0 (opposite gradients), or rounding decides the sign of the sum, all weights are 0.
 
     Examples
     --------
@@ -48,9 +51,11 @@ class IMTLG(Weighting):
         here = norms > 0
         if not here.any():
             return np.zeros(len(norms))
-        accuracy = len(norms) * float(np.finfo(gramian.dtype).eps)
-        balanced = np.linalg.pinv(cosines, rcond=accuracy, hermitian=True) @ here
+        values, vectors, noise = spectrum(cosines, gramian.dtype)
+        kept = values > noise
+        balanced = vectors[:, kept] @ (here @ vectors[:, kept] / values[kept])
         raw = np.where(here, balanced * (norms[here].min() / np.where(here, norms, 1)), 0)
-        if abs(raw.sum()) <= 1e-12 * np.abs(raw).sum() or np.abs(balanced).max() <= 1e-12:
+        doubt = noise / values[kept][0]
+        if abs(raw.sum()) <= doubt * np.abs(raw).sum() or np.abs(balanced).max() <= noise:
             return np.zeros(len(norms))
         return np.asarray(raw / raw.sum())

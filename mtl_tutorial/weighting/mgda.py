@@ -18,14 +18,20 @@ class MGDA(Weighting):
 
     where :math:`g_k` is the gradient of task :math:`k` on the shared parameters. The result
     :math:`d` descends every loss, :math:`g_k \cdot d \ge \|d\|^2`, and is zero exactly where no
-    direction does (Désidéri, 2012; for deep networks Sener & Koltun, 2018).
+    direction does (Désidéri, 2012; for deep networks Sener & Koltun, 2018): both to the rounding of
+    the Gramian.
 
     The weights sum to 1 and favour short gradients: the step is never longer than the shortest task
     gradient, hence usually shorter than the mean.
 
     Sener & Koltun, and TorchJD, take Frank-Wolfe steps (at most 100 in TorchJD), which converge
-    slowly where the gradients nearly cancel; here the minimum is exact, in closed form for two
-    tasks.
+    slowly where the gradients nearly cancel; here the minimum is exact. Their code weights the
+    losses, heads included, and can divide the gradients by their length or by the losses first;
+    here, as for all methods that need the Gramian, each head follows its own loss, and nothing is
+    divided.
+
+    Of gradients that are equal but for rounding, any convex combination is as short as another: the
+    weights are then anyone's, the step is not.
 
     Examples
     --------
@@ -42,10 +48,5 @@ class MGDA(Weighting):
     def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
         """Give the weights of the min-norm point, shape (T,)."""
         assert gramian is not None
-        if len(gramian) != 2:
-            directions, norms = points(gramian)
-            return min_norm(directions * norms)
-        (first, product), (_, second) = np.asarray(gramian, dtype=float).tolist()
-        apart = first + second - 2 * product  # the squared distance of the two gradients
-        share = min(max((second - product) / apart, 0.0), 1.0) if apart > 0 else 0.5
-        return np.array([share, 1 - share])
+        directions, norms, _ = points(gramian)
+        return min_norm(directions * norms)

@@ -6,9 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from mtl_tutorial.weighting._base import Weighting
-from mtl_tutorial.weighting._solvers import points
-
-RIDGE = 1e-10  # on the diagonal of the cosines
+from mtl_tutorial.weighting._solvers import min_norm, points
 
 
 @dataclass(eq=False)
@@ -23,15 +21,19 @@ class NashMTL(Weighting):
     scale of any loss. For two tasks it is the sum of the unit gradients, as in :class:`IMTLG`.
 
     The step is normalised: with :math:`w = \alpha` its length is :math:`\sqrt T` whatever the
-    gradients are, which is then cut to ``max_norm`` (as in the official code and TorchJD).
+    gradients are (T the number of those that are not zero), which is then cut to ``max_norm`` (as
+    in the official code and TorchJD).
 
     The official code, and TorchJD with it, approximates the solution by at most 20 convex programs
     started from the last step's weights, which for three tasks or more often end elsewhere, and
-    keeps the last weights where the solver fails. Here Newton's method minimises
-    :math:`\tfrac12 \beta^\top C \beta - \sum_k \log \beta_k` over :math:`\beta_k = \alpha_k
-    \|g_k\|`, :math:`C` being the cosines, in every step, without memory. To :math:`C` 1e-10 is
-    added on the diagonal, so that the minimum exists. Where no direction helps all tasks (opposite
-    gradients) there is no bargain, and all weights are 0. So is the weight of a zero gradient.
+    keeps the last weights where the solver fails. The official code weights the losses, heads
+    included, and cuts the gradient of the trunk only; here each head follows its own loss. Here
+    Newton's method minimises :math:`\tfrac12 \beta^\top C \beta - \sum_k \log \beta_k` over
+    :math:`\beta_k = \alpha_k \|g_k\|`, :math:`C` being the cosines, in every step, without memory.
+    To the diagonal of :math:`C` the rounding of the Gramian is added (1e-6 T in single, 2e-15 T in
+    double precision), which makes the step a little shorter, never longer. Where no direction helps
+    all tasks for certain (opposite gradients, or opposite but for the rounding) there is no
+    bargain, and all weights are 0. So is the weight of a zero gradient.
 
     Parameters
     ----------
@@ -65,29 +67,39 @@ class NashMTL(Weighting):
     def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
         """Give positive weights (0 for a zero gradient), shape (T,)."""
         assert gramian is not None
-        directions, norms = points(gramian)
+        directions, norms, noise = points(gramian)
         here = norms > 0
         if not here.any():
             return np.zeros(len(norms))
-        directions = directions[:, here]
-        beta = _bargain(directions.T @ directions + RIDGE * np.eye(directions.shape[1]))
-        if (RIDGE * beta**2).max() > 0.5:  # u_k @ d = 1 / beta_k - RIDGE * beta_k, near or below 0
-            return np.zeros(len(norms))
-        length = float(np.linalg.norm(directions @ beta))
+        beta = _bargain(directions[:, here], noise)
+        length = float(np.linalg.norm(directions[:, here] @ beta))
         size = self.max_norm / length if 0 < self.max_norm < length else 1.0
         weights = np.zeros(len(norms))
         weights[here] = size * beta / norms[here]
         return weights
 
 
-def _bargain(cosines: np.ndarray) -> np.ndarray:
-    """Find b > 0 with b * (C b) = 1 by Newton's method with the step of self-concordance theory."""
-    beta = np.ones(len(cosines))
+def _bargain(directions: np.ndarray, noise: float) -> np.ndarray:
+    """Find b > 0 with b * (P.T P b) = 1, or 0 where the noise leaves no surely common direction.
+
+    Newton's method with the step of self-concordance theory. The start is right for gradients that
+    nearly cancel; each step is a least squares problem, whose normal equations would square the
+    rounding.
+    """
+    shortest = min_norm(directions)
+    length = float(np.linalg.norm(directions @ shortest))
+    if length**2 <= noise * (shortest.max() + 1 / len(shortest)):
+        return np.zeros(len(shortest))
+    cosines, beta = (
+        directions.T @ directions,
+        np.maximum(1, shortest * len(shortest) ** 0.5 / length),
+    )
     for _ in range(500):
-        gradient = cosines @ beta - 1 / beta
+        gradient = directions.T @ (directions @ beta) - 1 / beta
         step = -np.linalg.solve(cosines + np.diag(beta**-2), gradient)
         decrement = float(np.sqrt(np.maximum(-(gradient @ step), 0)))
         beta = beta + (step if decrement < 0.25 else step / (1 + decrement))
         if decrement < 1e-5:  # the next one would be its square, which is rounding
-            return np.asarray(beta)
+            # what P adds to the cosines takes noise * beta off u_k @ d = 1 / beta_k
+            return np.asarray(beta if noise * beta.max() ** 2 <= 0.5 else 0 * beta)
     raise RuntimeError("Nash-MTL: Newton's method did not converge in 500 steps")

@@ -20,8 +20,9 @@ class PCGrad(Weighting):
     (Yu et al., 2020). A later cut may undo an earlier one, so with three tasks or more the result
     can still conflict with a task; for two tasks it is twice :class:`UPGrad`, which never does.
 
-    The step has the size of the sum. The cuts are made on the weights, from the Gramian; the
-    official code makes them on the gradients, with the same result.
+    The step has the size of the sum: a cut shortens a gradient, so it is at most the sum of the
+    gradients' lengths. The cuts are made on the weights, from the Gramian; the official code makes
+    them on the gradients, with the same result.
 
     Parameters
     ----------

@@ -16,8 +16,8 @@ class Static(Weighting):
     .. math:: w_k = v_k
 
     The baseline that the dynamic methods must beat, and rarely do when it is tuned as carefully as
-    they are (Xin et al., 2022). The step has the size of the weighted sum: multiplying all values by 2 is the same as doubling
-    the learning rate of plain gradient descent.
+    they are (Xin et al., 2022). The step has the size of the weighted sum: multiplying all values
+    by 2 is the same as doubling the learning rate of plain gradient descent.
 
     Parameters
     ----------

@@ -23,11 +23,15 @@ class UPGrad(Weighting):
     this is the plain mean; with it, no loss rises to first order. For two tasks it is half of
     :class:`PCGrad`.
 
-    The step has the size of the mean: multiply by T to compare with :class:`Equal`.
+    The step has the size of the mean, at most the mean length of the gradients: multiply by T to
+    compare with :class:`Equal`.
 
     TorchJD, by the same authors, adds 1e-4 to the diagonal of the normalised Gramian before it
     solves, so rows of very different length may still conflict a little. Here the gradients are
-    scaled to unit length and nothing is added: the projection is exact.
+    scaled to unit length, and what is added is only the rounding of the Gramian (1e-6 T in single,
+    2e-15 T in double precision). Among gradients that are opposite to within its square root, which
+    a Gramian so rounded cannot tell apart, the bound is kept and a task may lose: at most
+    0.001 of the mean length of the gradients in single precision, on 9,000 Jacobians made for it.
 
     Examples
     --------
@@ -52,7 +56,7 @@ class UPGrad(Weighting):
     def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
         """Give the mean of the weights of the projections, shape (T,)."""
         assert gramian is not None
-        directions, norms = points(gramian)
+        directions, norms, _ = points(gramian)
         projected = np.array([project_on_dual_cone(directions, own) for own in np.eye(len(norms))])
         here = norms > 0
         weights = np.full(len(norms), 1 / len(norms))  # what a zero gradient keeps

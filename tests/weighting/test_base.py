@@ -98,6 +98,21 @@ def test_gramian_of_a_wrong_shape(shape: tuple[int, ...]) -> None:
         Recorder()([1, 2, 3], np.ones(shape))
 
 
+@pytest.mark.parametrize("precision", [np.float16, np.float32, np.float64])
+def test_type_of_the_gramian_tells_its_rounding_so_it_is_kept(precision: type) -> None:
+    class Asked(Weighting):
+        needs_gramian = True
+
+        def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
+            assert gramian is not None
+            assert gramian.dtype == precision
+            return losses
+
+    Asked()([1, 2, 3], GRAMIAN.astype(precision), present=[True, False, True])
+    if precision is np.float64:
+        Asked()([1, 2, 3], GRAMIAN.astype(int))
+
+
 def test_present_of_a_wrong_shape() -> None:
     with pytest.raises(ValueError, match=r"present has shape \(2,\), but there are 3 losses"):
         Recorder()([1, 2, 3], GRAMIAN, present=[True, False])

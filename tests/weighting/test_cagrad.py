@@ -68,7 +68,46 @@ def test_two_tasks_against_a_fine_grid() -> None:
 
 def test_opposite_gradients() -> None:
     assert combine(CAGrad(), np.array([[1.0, 0.0], [-1.0, 0.0]])) == pytest.approx([0, 0])
-    assert not CAGrad(c=2)([1, 1], [[9.0, -3.0], [-3.0, 1.0]]).any()
+    opposite = np.array([[3.0, 0.0], [-1.0, 0.0]])
+    assert combine(CAGrad(c=2), opposite) == pytest.approx([0, 0], abs=1e-7)
+
+
+def test_zero_gradient_counts_in_the_mean_and_is_never_the_worst_off() -> None:
+    """Its weight is 1/T; the pull is that of the others, with the radius of the whole mean."""
+    assert CAGrad(c=0.4)([1, 1], np.diag([4.0, 0.0])) == pytest.approx([0.7, 0.5])
+    for jacobian in jacobians(100):
+        rows = np.vstack([jacobian, 0 * jacobian[:1]])
+        mean = rows.mean(axis=0)
+        with_zero = combine(CAGrad(), rows) - mean
+        without = combine(CAGrad(), jacobian) - jacobian.mean(axis=0)
+        np.testing.assert_allclose(
+            with_zero / np.linalg.norm(with_zero), without / np.linalg.norm(without), atol=1e-5
+        )
+        assert np.linalg.norm(with_zero) == pytest.approx(0.5 * np.linalg.norm(mean))
+
+
+@pytest.mark.parametrize("c", [0.3, 0.9])
+def test_no_common_direction_and_a_small_ball(c: float) -> None:
+    """0 is on the edge of the hull: g_w vanishes below c = 1, and the step still has its size."""
+    rows = np.array([[1.0, 0.0], [-1.0, 0.0], [0.3, 1.0]])
+    step, mean = combine(CAGrad(c), rows), rows.mean(axis=0)
+    assert np.linalg.norm(step - mean) <= c * np.linalg.norm(mean) * (1 + 1e-9)
+    assert (rows @ step).min() >= (rows @ mean).min()
+
+
+@pytest.mark.parametrize("c", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("spread", [3, 9])
+def test_lengths_far_apart(c: float, spread: float) -> None:
+    """The best of the worst gains, against the best of many directions in the ball."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        rows = rng.standard_normal((3, 2)) * 10 ** rng.uniform(-spread, spread, (3, 1))
+        mean, angles = rows.mean(axis=0), np.linspace(0, 2 * np.pi, 2000)
+        radius = c * np.linalg.norm(mean)
+        rim = mean + radius * np.array([np.cos(angles), np.sin(angles)]).T
+        best = max((rim @ rows.T).min(axis=1).max(), (rows @ mean).min(), 0 if c >= 1 else -np.inf)
+        gain = (rows @ combine(CAGrad(c), rows)).min()
+        assert gain >= best - 1e-7 * np.linalg.norm(rows, axis=1).max() * radius
 
 
 @pytest.mark.parametrize("c", [-0.1, np.nan, np.inf])

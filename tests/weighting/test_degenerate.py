@@ -64,6 +64,14 @@ def test_weights_are_finite(name: str, gramian: np.ndarray, exponents: list[int]
 
 
 @each_method
+def test_a_gramian_of_any_type_will_do(name: str) -> None:
+    rows = np.random.default_rng(0).standard_normal((3, 20))
+    for precision in (np.float16, np.float32, np.float64, np.longdouble, int):
+        weights = METHODS[name](3)(np.ones(3), (rows @ rows.T).round().astype(precision))
+        assert np.isfinite(weights).all()
+
+
+@each_method
 def test_single_precision_of_a_full_rank_gramian_changes_little(name: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):

@@ -42,6 +42,21 @@ def test_absent_task_keeps_its_means() -> None:
     assert gap == pytest.approx(whole)
 
 
+def test_without_end_epoch_all_weights_stay_1() -> None:
+    method = DWA()
+    for losses in ([1.0, 1.0], [0.5, 0.9], [0.1, 0.8], [0.01, 0.7]):
+        assert method(losses).tolist() == [1, 1]
+
+
+def test_weight_does_not_depend_on_which_others_are_absent() -> None:
+    method = DWA()
+    for losses in ([1.0, 1.0, 1.0], [0.5, 0.9, 0.2]):
+        method(losses)
+        method.end_epoch()
+    whole = method([1.0, 1.0, 1.0])
+    assert method([1.0, 1.0, 1.0], present=[True, False, True]) == pytest.approx(whole * [1, 0, 1])
+
+
 def test_mean_is_over_the_batches_that_had_the_task() -> None:
     nan = float("nan")
     weights = run(DWA(), [[1, 1], [nan, 1]], [[0.5, 0.5], [nan, 0.5]])

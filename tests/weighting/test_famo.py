@@ -1,5 +1,8 @@
+import inspect
+
 import numpy as np
 import pytest
+from torchjd import scalarization
 
 from mtl_tutorial.weighting import FAMO
 
@@ -35,11 +38,70 @@ def test_brings_logarithms_down_at_one_rate() -> None:
     assert abs(np.log(last[0] / last[1])) < max(abs(np.log(first[0] / first[1])), 0.1)
 
 
-def test_without_observe_the_logits_stay() -> None:
+def test_without_observe_the_logits_stay_and_the_second_step_says_so_once() -> None:
     method = FAMO()
-    for losses in ([1.0, 2.0], [0.5, 2.0], [0.1, 1.9]):
-        weights = method(losses)
-        assert weights == pytest.approx(1 / np.array(losses) / np.sum(1 / np.array(losses)))
+    assert method([1.0, 2.0]) == pytest.approx([2 / 3, 1 / 3])
+    with pytest.warns(UserWarning, match=r"after the last step observe\(losses\)") as found:
+        assert method([0.5, 2.0]) == pytest.approx([0.8, 0.2])
+    assert found[0].filename == __file__
+    assert method([0.1, 1.9]) == pytest.approx([0.95, 0.05])
+
+
+def test_observed_steps_and_refused_ones_warn_of_nothing() -> None:
+    method = FAMO()
+    for present in ([True, True], [True, False], [False, False], [False, True]):
+        with pytest.raises(ValueError, match="below its bound"):
+            method([-1.0, -1.0], present=[True, True])
+        method([1.0, 2.0], present=present)
+        method.observe([0.9, 1.8])
+
+
+def test_step_without_any_task_teaches_nothing() -> None:
+    """Whether a loop observes after it or leaves that out."""
+    method = FAMO()
+    method([1.0, 2.0])
+    method.observe([0.9, 1.8])
+    before = method.state_dict()
+    for observed in (True, False):
+        assert method([1.0, 2.0], present=[False, False]).tolist() == [0, 0]
+        if observed:
+            method.observe([0.1, 1.8])
+        assert str(method.state_dict()) == str(before)
+    method([1.0, 2.0])
+    fresh = FAMO()
+    fresh([1.0, 2.0], present=[False, False])
+    fresh.observe([1.0, 2.0])
+    fresh([1.0, 2.0])
+
+
+def test_loaded_state_warns_of_nothing_and_may_still_be_observed() -> None:
+    """Saved between a step and its losses, loaded into an object that has not observed either."""
+    saved, other = FAMO(lr=0.1), FAMO(lr=0.1)
+    saved([1.0, 2.0])
+    other([5.0, 5.0])
+    other.load_state_dict(saved.state_dict())
+    other([1.0, 2.0])
+    other.load_state_dict(saved.state_dict())
+    for method in (saved, other):
+        method.observe([0.9, 1.0])
+    assert str(other.state_dict()) == str(saved.state_dict())
+    assert saved.logits[0] > saved.logits[1]
+
+
+def test_absent_task_has_no_part_in_the_others_step() -> None:
+    whole, pair = FAMO(lr=0.1), FAMO(lr=0.1)
+    for before, after in (([1.0, 3.0], [0.5, 2.9]), ([0.5, 2.9], [0.4, 2.0])):
+        weights = whole([before[0], np.nan, before[1]], present=[True, False, True])
+        assert weights[[0, 2]] == pytest.approx(pair(before))
+        whole.observe([after[0], np.nan, after[1]])
+        pair.observe(after)
+    assert whole.logits[1] == 0
+
+
+def test_defaults_are_torchjds() -> None:
+    defaults = inspect.signature(scalarization.FAMO.__init__).parameters
+    assert FAMO().lr == defaults["lr"].default
+    assert FAMO().gamma == defaults["weight_decay"].default
 
 
 def test_observe_follows_a_step() -> None:

@@ -45,6 +45,41 @@ def test_parallel_gradients_are_the_limit_of_almost_parallel_ones() -> None:
     assert near == pytest.approx(limit, abs=1e-6)
 
 
+def test_sign_of_the_common_projection_may_change_with_the_scale_of_one_loss() -> None:
+    """On the way the sum before the division passes 0, and the step has no bound."""
+    rows = np.array([[1.0, 1.0, 0.1], [1.0, -1.0, 0.1], [1.0, 0.0, -0.1]])
+    projections, sizes = [], []
+    for scale in np.geomspace(0.1, 10, 201):
+        scaled = rows * [[1], [1], [scale]]
+        step = combine(IMTLG(), scaled)
+        projections.append(scaled[0] @ step)
+        sizes.append(np.linalg.norm(step) / np.linalg.norm(scaled, axis=1).mean())
+    assert min(projections) < 0 < max(projections)
+    assert max(sizes) > 10
+
+
+def test_dependent_gradients_come_as_near_to_equal_projections_as_they_can() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        rows = rng.standard_normal((4, 2)).astype(np.float32)
+        norms = np.linalg.norm(rows, axis=1)
+        weights = IMTLG()(np.ones(4), rows @ rows.T)
+        projections = rows @ (weights @ rows) / norms
+        units = rows.astype(float) / norms[:, None]
+        nearest = units @ np.linalg.lstsq(units, np.ones(4))[0]
+        found = projections * (nearest @ nearest) / (projections @ nearest)
+        np.testing.assert_allclose(found, nearest, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+def test_opposite_but_for_rounding_is_no_step(precision: type[np.floating]) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        row = rng.standard_normal(100)
+        rows = np.array([row, -0.37 * row]).astype(precision)
+        assert IMTLG()([1, 1], rows @ rows.T).tolist() == [0, 0]
+
+
 def test_no_answer_is_no_step() -> None:
     assert IMTLG()([1, 1], [[1.0, -2.0], [-2.0, 4.0]]).tolist() == [0, 0]
     assert IMTLG()([1, 1], np.zeros((2, 2))).tolist() == [0, 0]

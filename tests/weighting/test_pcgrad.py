@@ -18,6 +18,12 @@ def test_order_matters_from_three_tasks_on() -> None:
     assert len(found) > 1
 
 
+def test_step_is_at_most_the_sum_of_the_lengths() -> None:
+    for jacobian in jacobians(100):
+        most = np.linalg.norm(jacobian, axis=1).sum()
+        assert np.linalg.norm(combine(PCGrad(), jacobian)) <= most * (1 + 1e-12)
+
+
 def test_without_conflict_it_is_the_sum() -> None:
     assert PCGrad()([1, 1, 1], np.eye(3)).tolist() == [1, 1, 1]
 

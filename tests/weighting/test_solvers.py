@@ -9,7 +9,9 @@ from mtl_tutorial.weighting._solvers import (
     norms_and_cosines,
     points,
     project_on_dual_cone,
+    spectrum,
 )
+from tests.weighting.adversarial import KINDS, adversarial, gramians
 
 SEEDS = pytest.mark.parametrize("seed", range(40))
 
@@ -86,25 +88,53 @@ def test_projection_on_the_dual_cone(seed: int) -> None:
 
 
 @SEEDS
-def test_points_have_the_gramian(seed: int) -> None:
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+def test_points_have_the_gramian_and_its_noise(seed: int, precision: type) -> None:
     columns = matrix(seed)
-    gramian = columns.T @ columns
-    directions, norms = points(gramian)
-    scale = np.sqrt(np.outer(np.diagonal(gramian), np.diagonal(gramian)))
-    rebuilt = (directions * norms).T @ (directions * norms)
-    np.testing.assert_allclose(rebuilt / scale, gramian / scale, atol=1e-12)
+    gramian = (columns.T @ columns).astype(precision)
+    directions, norms, noise = points(gramian)
+    assert 8 * np.finfo(precision).eps <= noise / len(norms) <= 12 * np.finfo(precision).eps
+    cosines = norms_and_cosines(gramian)[1]
+    here = np.diag((norms > 0).astype(float))
+    np.testing.assert_allclose(directions.T @ directions, cosines + noise * here, atol=1e-13)
 
 
-def test_points_count_rounding_as_zero() -> None:
-    row = np.random.default_rng(0).standard_normal(100).astype(np.float32)
-    rows = np.array([row, row / 3, row * 7])
-    assert points(rows @ rows.T)[0].shape == (1, 3)
+def test_no_combination_is_longer_than_that_of_the_points() -> None:
+    """Nor longer by more than the noise allows; to 1 %, which is the rounding of the norms."""
+    for kind in KINDS:
+        for rows in adversarial(kind, 50):
+            for gramian in gramians(rows):
+                directions, norms, noise = points(gramian)
+                scale = np.where(norms > 0, norms, np.inf)
+                units = rows.astype(float) / scale[:, None]
+                exact, ours = units @ units.T, directions.T @ directions
+                above = exact * 1.02 + 2 * noise * np.eye(len(rows))
+                assert np.linalg.eigvalsh(ours - exact / 1.02)[0] >= -1e-12
+                assert np.linalg.eigvalsh(above - ours)[0] >= -1e-12
 
 
-def test_cosines_stay_cosines() -> None:
+def test_noise_shows_in_negative_eigenvalues() -> None:
+    """Half precision, stored as single: the type says 1e-6, the eigenvalue tells the truth."""
+    row = np.random.default_rng(0).standard_normal(100)
+    rows = np.outer([1, 0.37, 1.9], row)
+    gramian = (rows @ rows.T / 100).astype(np.float16).astype(np.float32)
+    cosines = norms_and_cosines(gramian)[1]
+    values, _, noise = spectrum(cosines, gramian.dtype)
+    assert values[0] < -1e-5
+    assert noise >= 2 * -values[0] > 10 * 3 * 8 * np.finfo(np.float32).eps
+
+
+def test_a_zero_gradient_is_a_zero_point() -> None:
+    directions, norms, _ = points(np.diag([4.0, 0.0, 0.0]))
+    assert np.linalg.norm(directions, axis=0) == pytest.approx([1, 0, 0])
+    assert norms.tolist() == [2, 0, 0]
+
+
+def test_cosines_beyond_1_count_as_noise() -> None:
     """Where squares underflow, or rounding breaks the Cauchy-Schwarz inequality."""
-    norms, cosines = norms_and_cosines(np.array([[1e-45, 3e-45], [3e-45, 1e-45]], np.float32))
-    assert cosines.tolist() == [[1, 1], [1, 1]]
+    gramian = np.array([[1e-45, 3e-45], [3e-45, 1e-45]], np.float32)
+    assert norms_and_cosines(gramian)[1] == pytest.approx(np.array([[1, 2], [2, 1]]))
+    assert points(gramian)[2] == pytest.approx(2, rel=1e-5)
     norms, cosines = norms_and_cosines(np.array([[0.0, 1e-20], [1e-20, 4.0]]))
     assert norms.tolist() == [0, 2]
     assert cosines.tolist() == [[0, 0], [0, 1]]
