@@ -87,9 +87,8 @@ def _worst_case(columns: np.ndarray, mean: np.ndarray, radius: float) -> np.ndar
     times the part of the mean that lies along their affine hull, so the root t is known; if that
     leaves the bracket, and in every third step, the bracket is halved instead (in the logarithm).
     """
-    low = 0.999 * float(np.linalg.norm(columns @ min_norm(columns))) / radius
-    high = 1.001 * float(np.linalg.norm(columns, axis=0).max()) / radius
-    shift = min(max(1.0, low), high)
+    low, high = 0.0, 1.001 * float(np.linalg.norm(columns, axis=0).max()) / radius
+    shift = min(1.0, high)
     for number in range(200):
         shifted = columns + shift * mean[:, None]
         weights = min_norm(shifted)
@@ -105,5 +104,6 @@ def _worst_case(columns: np.ndarray, mean: np.ndarray, radius: float) -> np.ndar
         room = radius**2 - along @ along
         shift = float(np.linalg.norm(point + shift * along)) / np.sqrt(room) if room > 0 else high
         if not low < shift < high or number % 3 == 2:
+            low = low or 0.999 * float(np.linalg.norm(columns @ min_norm(columns))) / radius
             shift = float(np.sqrt(low) * np.sqrt(high))
     raise RuntimeError("CAGrad: the length of g_w was not found in 200 steps")
