@@ -91,8 +91,9 @@ def points(gramian: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         noise added on the diagonal.
     norms : numpy.ndarray, shape (T,)
     noise : float
-        No combination of the gradients is longer than that of the columns times the norms, and its
-        square is smaller by at most ``2 * noise * sum((weights * norms) ** 2)``.
+        But for the rounding of the norms themselves, no combination of the gradients is longer
+        than that of the columns times the norms, and its square is smaller by at most
+        ``2 * noise * sum((weights * norms) ** 2)``.
 
     Examples
     --------

@@ -51,15 +51,15 @@ def test_cagrad_stays_in_its_ball_for_any_radius(c: float, kind: str) -> None:
 
 @each_kind
 @pytest.mark.parametrize(
-    ("name", "most"), [("MGDA", 2e-4), ("NashMTL", 0.0), ("UPGrad", 1e-3)], ids=str
+    ("name", "most"), [("MGDA", 1e-4), ("NashMTL", 0.0), ("UPGrad", 2e-3)], ids=str
 )
 def test_what_a_task_may_lose_to_the_rounding(name: str, most: float, kind: str) -> None:
-    """In units of the mean length of the gradients; of ``max_norm`` for Nash-MTL."""
+    """In units of the root of T times the mean length of the gradients, ``most`` at most."""
     for rows, step in steps(METHODS[name](0), kind):
         norms = lengths(rows)
         if (norms > 0).any():
             loss = -(rows @ step)[norms > 0] / norms[norms > 0]
-            assert loss.max() <= most * (1 if name == "NashMTL" else norms.mean()) + 1e-12
+            assert loss.max() <= most * len(rows) ** 0.5 * norms.mean()
 
 
 @each_kind
