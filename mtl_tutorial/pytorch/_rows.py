@@ -54,9 +54,15 @@ class Rows(NamedTuple):
         return ((products + products.T) / 2).to(at_least_float32(self.inputs).dtype)
 
     def combined(self, weights: Tensor) -> Tensor:
-        """Weighted sum of the rows, in the tensor's shape; weights of shape (T,)."""
-        total: Tensor = torch.tensordot(weights.to(self.values.dtype), self.values, dims=1)
-        return total if self.inputs is None else total.T @ self.inputs
+        """Weighted sum of the rows, in the tensor's shape and type; weights of shape (T,).
+
+        In float32 at least: weights may be large and cancel.
+        """
+        values = at_least_float32(self.values)
+        total: Tensor = torch.tensordot(weights.to(values.dtype), values, dims=1)
+        if self.inputs is not None:
+            total = total.T @ at_least_float32(self.inputs)
+        return total.to(self.values.dtype)
 
 
 def linear_rows(deltas: Tensor, inputs: Tensor) -> Rows:
