@@ -5,7 +5,7 @@ unasked. ``make data`` (or ``python -m mtl_tutorial.datasets``) downloads the re
 """
 
 from mtl_tutorial.datasets._augment import cropped, flipped, shifted
-from mtl_tutorial.datasets._dataset import Dataset, Split, concatenate
+from mtl_tutorial.datasets._dataset import Dataset, Split, check_inputs, concatenate
 from mtl_tutorial.datasets._digits import digits
 from mtl_tutorial.datasets._fashion_mnist import fashion_mnist
 from mtl_tutorial.datasets._mnist import mnist
@@ -18,6 +18,7 @@ from mtl_tutorial.datasets._sentiment import sentiment
 __all__ = [
     "Dataset",
     "Split",
+    "check_inputs",
     "concatenate",
     "cropped",
     "customer_requests",

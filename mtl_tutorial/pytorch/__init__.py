@@ -8,7 +8,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from mtl_tutorial.pytorch.backward import mtl_backward
-from mtl_tutorial.pytorch.losses import giou_loss, task_loss
+from mtl_tutorial.pytorch.losses import batch_losses, giou_loss, task_loss
 from mtl_tutorial.pytorch.meta import maml_step, reptile_step
 from mtl_tutorial.pytorch.models import (
     BoxHead,
@@ -33,6 +33,7 @@ __all__ = [
     "TextHead",
     "TextLSTM",
     "TextTransformer",
+    "batch_losses",
     "evaluate",
     "fit",
     "fit_stacked",
