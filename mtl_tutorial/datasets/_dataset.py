@@ -113,7 +113,7 @@ class Dataset:
     test: Split
 
 
-def check_inputs(inputs: Any) -> npt.NDArray[Any]:
+def check_inputs(inputs: npt.ArrayLike) -> npt.NDArray[Any]:
     """Return inputs as an array, or say which row and column holds no finite number.
 
     ``fit``, ``evaluate`` and ``predict`` ask this before the first step; a loop of your own can.

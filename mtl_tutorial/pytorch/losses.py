@@ -79,7 +79,7 @@ def known_losses(
 ) -> dict[str, Tensor | None]:
     """As :func:`batch_losses`, of labels that were checked before; without outputs a task is absent."""
     return {
-        task.name: _mean_loss(task, outputs[task.name], targets[task.name])
+        task.name: known_loss(task, outputs[task.name], targets[task.name])
         if task.name in outputs
         else None
         for task in tasks
@@ -132,7 +132,7 @@ def task_loss(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
     allowed = _allowed(task, targets)
     mask = allowed[:, None] if isinstance(task, Boxes) else allowed
     known = targets.where(mask, task.missing if targets.is_floating_point() else -1)
-    return _mean_loss(task, outputs, known) * torch.where(allowed.all(), 1.0, torch.nan)
+    return known_loss(task, outputs, known) * torch.where(allowed.all(), 1.0, torch.nan)
 
 
 def giou_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ def _allowed(task: Task, targets: Tensor) -> Tensor:
     return ~targets.isinf()
 
 
-def _mean_loss(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
+def known_loss(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
     """Give :func:`task_loss` of labels that are known to be allowed."""
     targets = _check_shapes(task, outputs, targets)
     if outputs.dtype in (torch.float16, torch.bfloat16):
