@@ -126,13 +126,16 @@ def task_loss(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
     >>> import torch
     >>> logits = torch.tensor([[0.0], [100.0]], requires_grad=True)
     >>> task_loss(Binary("gt5"), logits, torch.tensor([1, -1]))  # log 2; the second row is missing
-    tensor(0.6931, grad_fn=<MulBackward0>)
+    tensor(0.6931, grad_fn=<DivBackward0>)
     """
     targets = _check_shapes(task, outputs, targets)
     allowed = _allowed(task, targets)
-    mask = allowed[:, None] if isinstance(task, Boxes) else allowed
-    known = targets.where(mask, task.missing if targets.is_floating_point() else -1)
-    return known_loss(task, outputs, known) * torch.where(allowed.all(), 1.0, torch.nan)
+    if isinstance(task, Boxes):
+        known = targets.where(allowed[:, None], targets.new_tensor([0, 0, 1, 1]))
+    else:
+        known = targets.where(allowed, 0)
+    # the outputs, not the loss: a label that is not looked at passes no NaN on to its gradient
+    return known_loss(task, outputs * torch.where(allowed.all(), 1.0, torch.nan), known)
 
 
 def giou_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -239,7 +242,8 @@ def _giou(box: Tensor, truth: Tensor) -> Tensor:
     sides = most - torch.minimum(torch.minimum(low, high), true_low)
 
     def area(low: Tensor, high: Tensor) -> Tensor:
-        return ((high - low).relu() / sides).prod(dim=1)
+        width, height = ((high - low).relu() / sides).unbind(1)
+        return width * height
 
     common = area(torch.maximum(low, true_low), torch.minimum(high, true_high))
     union = area(low, high) + area(true_low, true_high) - common

@@ -68,7 +68,7 @@ def test_concatenate_fills_what_is_missing_by_the_kind_of_task() -> None:
         {
             "digit": np.array([4, -1]),
             "size": np.array([0.5, 2], np.float32),
-            "box": np.tile(np.float32([0, 0, 1, 1]), (2, 1)),
+            "box": np.tile(np.array([0, 0, 1, 1], np.float32), (2, 1)),
             "unused": np.zeros(2),
         },
     )
