@@ -177,6 +177,17 @@ def test_both_refuse_the_same_shapes(task: Task) -> None:
             mtl_tutorial.keras.task_loss(task, tf.constant(target), tf.constant(out))
 
 
+def test_box_heads() -> None:
+    head = mtl_tutorial.pytorch.BoxHead(5, width=640, height=480)
+    its_head = mtl_tutorial.keras.BoxHead(width=640, height=480)
+    z = np.random.default_rng(0).normal(size=(20, 5)).astype("float32")
+    its_head.build(z.shape)
+    assert its_head.get_weights()[1].tolist() == head.linear.bias.tolist()
+    its_head.set_weights([p.detach().numpy().T for p in head.parameters()])
+    expected = head(torch.from_numpy(z)).detach()
+    np.testing.assert_allclose(its_head(z), expected, rtol=1e-5, atol=1e-3)
+
+
 def twins(
     weighting: Weighting, optimizer: keras.optimizers.Optimizer, **settings: Any
 ) -> tuple[mtl_tutorial.pytorch.HardSharing, mtl_tutorial.keras.MultiTaskModel]:

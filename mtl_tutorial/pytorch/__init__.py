@@ -13,6 +13,7 @@ from mtl_tutorial.pytorch.meta import maml_step, reptile_step
 from mtl_tutorial.pytorch.models import (
     BoxHead,
     HardSharing,
+    SceneBoxHead,
     SceneCNN,
     TextHead,
     TextLSTM,
@@ -29,6 +30,7 @@ from mtl_tutorial.pytorch.training import evaluate, fit, predict
 __all__ = [
     "BoxHead",
     "HardSharing",
+    "SceneBoxHead",
     "SceneCNN",
     "TextHead",
     "TextLSTM",
