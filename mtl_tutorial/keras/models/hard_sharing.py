@@ -68,7 +68,7 @@ class BoxHead(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
     Examples
     --------
     >>> import numpy as np
-    >>> BoxHead(width=640, height=480)(np.zeros((1, 256))).numpy().round()
+    >>> BoxHead(width=640, height=480)(np.zeros((1, 8))).numpy().round()
     array([[220., 165., 420., 315.]], dtype=float32)
     """
 
@@ -78,7 +78,8 @@ class BoxHead(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         super().__init__(**kwargs)
         self.width, self.height = width, height
         start = keras.initializers.Constant([self.centre, self.centre, -1.0, -1.0])
-        self.linear = keras.layers.Dense(4, bias_initializer=start)
+        small = keras.initializers.RandomNormal(stddev=0.01)
+        self.linear = keras.layers.Dense(4, kernel_initializer=small, bias_initializer=start)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the weights."""

@@ -65,8 +65,9 @@ class BoxHead(nn.Module):
        y = Y (b \mp \tfrac12 \mathrm{softplus}(d))
 
     with the features :math:`z` and the image's sides :math:`X` and :math:`Y`. So corners never
-    cross, and boxes in pixels are no further away than shares of the sides. To begin with, the
-    biases :math:`v` put a box of about a third of the sides into the middle.
+    cross, and boxes in pixels are no further away than shares of the sides. To begin with, small
+    weights :math:`W` (normal, of standard deviation 0.01) and the biases :math:`v` put a box of
+    about a third of the sides into the middle: from large weights boxes shrink to nothing first.
 
     Parameters
     ----------
@@ -78,13 +79,14 @@ class BoxHead(nn.Module):
 
     Examples
     --------
-    >>> BoxHead(256, width=640, height=480)(torch.zeros(1, 256)).round()
+    >>> BoxHead(8, width=640, height=480)(torch.zeros(1, 8)).round()
     tensor([[220., 165., 420., 315.]], grad_fn=<RoundBackward0>)
     """
 
     def __init__(self, features: int, width: float = 1, height: float = 1) -> None:
         super().__init__()
         self.linear = nn.Linear(features, 4)
+        nn.init.normal_(self.linear.weight, std=0.01)
         with torch.no_grad():
             self.linear.bias.copy_(torch.tensor([0.5, 0.5, -1.0, -1.0]))
         self.width, self.height = width, height  # no buffer: then fit_stacked takes it, too
