@@ -313,6 +313,17 @@ def test_a_label_that_cannot_be_is_not_evaluated() -> None:
         evaluate(net(), TASKS, wrong)
 
 
+def test_a_training_that_diverges_ends_with_a_history_that_says_so() -> None:
+    """Numbers that overflow are NaN in every metric, and no reason to lose the other epochs."""
+    task = Regression("size")
+    model = net([task])
+    data = Split(TRAIN.inputs, {"size": 1e4 * TRAIN.inputs[:, 0]})
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e6)
+    history = fit(model, [task], data, data, epochs=3, optimizer=optimizer)
+    assert np.isnan(history["val_size_mae"][-1])
+    assert len(history["val_size_mae"]) == 3
+
+
 def test_no_row_and_numbers_below_1() -> None:
     model, none = net(), TRAIN.take(slice(0))
     for train, valid in ((none, VALID), (TRAIN, none)):
