@@ -13,6 +13,7 @@ from mtl_tutorial.datasets._overlaid import overlaid
 from mtl_tutorial.datasets._requests import customer_requests
 from mtl_tutorial.datasets._rotated import rotated
 from mtl_tutorial.datasets._scenes import ink_box, scenes
+from mtl_tutorial.datasets._sentences import read_sentences
 from mtl_tutorial.datasets._sentiment import sentiment
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ink_box",
     "mnist",
     "overlaid",
+    "read_sentences",
     "rotated",
     "scenes",
     "sentiment",
