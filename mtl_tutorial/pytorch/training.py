@@ -136,6 +136,8 @@ def fit(
         steps = dict.fromkeys(sums, 0)
         for rows in rows_of_batches(sampler, len(train), batch_size, generator):
             features, losses = forward(rows)
+            if all(loss is None for loss in losses.values()):
+                continue  # no label at all: no step, and nothing to observe
             optimizer.zero_grad()
             mtl_backward(losses, features, weighting, model.trunk.parameters(), gramian)
             optimizer.step()

@@ -1,6 +1,9 @@
+from contextlib import nullcontext
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mtl_tutorial.keras import (
     BoxHead,
@@ -97,3 +100,13 @@ def test_a_box_head_is_saved_with_the_sides_of_its_image() -> None:
     again.build(z.shape)
     again.set_weights(head.get_weights())
     np.testing.assert_array_equal(again(z), boxes)
+
+
+def test_a_name_that_no_scope_of_tensorflow_can_have_is_refused_at_once() -> None:
+    """There it broke every model built later in the process, too."""
+    for name, allowed in (("größe", False), ("_size", False), ("size_2", True), ("loss", True)):
+        scope = tf.Graph().name_scope(name)
+        with nullcontext() if allowed else pytest.raises(ValueError, match="not a valid"), scope:
+            pass
+        with nullcontext() if allowed else pytest.raises(ValueError, match="Python identifier"):
+            Binary(name)

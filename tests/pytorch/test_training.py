@@ -551,6 +551,20 @@ def test_famo_observes_each_batch_after_its_step_at_rest() -> None:
     assert np.abs(weighting.logits).max() > 0
 
 
+def test_a_batch_without_any_label_is_no_step() -> None:
+    """FAMO would be asked what a step has done that was none."""
+    train = split(24)
+    for target in train.targets.values():
+        target[8:] = -1
+    model, alone = net(), net()
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 4, "sampler": None}
+    settings["sampler"] = lambda size, generator: batches(24, size)
+    fit(model, TASKS, train, VALID, weighting=FAMO(), **settings)
+    settings["sampler"] = lambda size, generator: batches(8, size)
+    fit(alone, TASKS, train, VALID, weighting=FAMO(), **settings)
+    assert same(model, alone)
+
+
 def test_dwa_counts_epochs() -> None:
     weighting = DWA()
     fit(net(), TASKS, TRAIN, VALID, epochs=2, weighting=weighting)
