@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task, labelled
+from mtl_tutorial.tasks import (
+    Binary,
+    Boxes,
+    Classification,
+    Regression,
+    Task,
+    check_targets,
+    labelled,
+)
 
 
 def predictions(task: Task, outputs: np.ndarray) -> np.ndarray:
@@ -26,6 +34,11 @@ def predictions(task: Task, outputs: np.ndarray) -> np.ndarray:
         The likeliest class, shape (N,); 1 where the logit is above 0 (probability above one half),
         shape (N,); the number itself, shape (N,); or the boxes, shape (N, 4).
 
+    Raises
+    ------
+    ValueError
+        The outputs have another shape, or a NaN among them, from which nothing follows.
+
     Examples
     --------
     >>> predictions(Binary("gt5"), np.array([[-1.5], [0.2]]))
@@ -36,6 +49,10 @@ def predictions(task: Task, outputs: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"task {task.name!r}: outputs have shape {outputs.shape}, expected (N, {task.outputs})"
         )
+    wrong = np.isnan(outputs).any(axis=1)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise ValueError(f"task {task.name!r}: row {row} of the outputs is {outputs[row]}")
     if isinstance(task, Classification):
         return np.asarray(outputs.argmax(axis=1))
     if isinstance(task, Binary):
@@ -56,7 +73,8 @@ def iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray, shape (N,)
-        Between 0 (they do not meet, or both are empty) and 1 (they are the same).
+        Between 0 (they do not meet, or both are empty) and 1 (they are the same); NaN where a corner
+        is NaN.
 
     Examples
     --------
@@ -74,7 +92,7 @@ def iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     common = area(np.maximum(one[:, :2], other[:, :2]), np.minimum(one[:, 2:], other[:, 2:]))
     union = area(one[:, :2], one[:, 2:]) + area(other[:, :2], other[:, 2:]) - common
     shares: np.ndarray = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
-    return shares
+    return np.where(np.isnan(union), np.nan, shares)
 
 
 def average_precision(
@@ -101,14 +119,20 @@ def average_precision(
     confidence : numpy.ndarray, shape (N,)
         Any increasing score, such as a logit of presence.
     truth : numpy.ndarray, shape (N, 4)
-        A row with a NaN is an image without an object.
+        A row of four NaN is an image without an object.
     threshold : float
-        The least IoU of a right box.
+        The least IoU of a right box, above 0.
 
     Returns
     -------
     float
         Between 0 and 1; NaN if there is no object at all.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, a proposal or its confidence is NaN, an object's corner is, or the threshold is
+        not above 0.
 
     Examples
     --------
@@ -119,8 +143,24 @@ def average_precision(
     """
     from sklearn.metrics import average_precision_score
 
-    truth = np.asarray(truth, dtype=float)
-    objects = ~np.isnan(truth).any(axis=1)
+    boxes, truth = np.asarray(boxes, dtype=float), np.asarray(truth, dtype=float)
+    confidence = np.asarray(confidence, dtype=float)
+    if boxes.shape != (len(truth), 4) or truth.shape != boxes.shape or confidence.ndim != 1:
+        raise ValueError(
+            f"boxes {boxes.shape} and truth {truth.shape} have shape (N, 4), confidence "
+            f"{confidence.shape} has shape (N,)"
+        )
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold is an IoU above 0, at most 1; got {threshold}")
+    objects = ~np.isnan(truth).all(axis=1)
+    wrong = (
+        np.isnan(boxes).any(axis=1) | np.isnan(confidence) | (objects & np.isnan(truth).any(axis=1))
+    )
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise ValueError(
+            f"row {row} holds a NaN: box {boxes[row]}, confidence {confidence[row]}, truth {truth[row]}"
+        )
     if not objects.any():
         return float("nan")
     right = objects & (iou(boxes, np.where(objects[:, None], truth, 0)) >= threshold)
@@ -151,7 +191,13 @@ def scores(
     -------
     dict of float
         Keyed ``"digit_accuracy"``, ``"digit_f1"``, …, as Keras names its metrics; fractions of 1,
-        and the target's own unit for the mean absolute error. NaN for a task without any label.
+        and the target's own unit for the mean absolute error. NaN for a task without any label, and
+        where an output of a row that has one is NaN (infinite, for a number or a box).
+
+    Raises
+    ------
+    KeyError, ValueError
+        Outputs or targets of a task are absent, or their numbers of rows differ.
 
     Examples
     --------
@@ -163,9 +209,16 @@ def scores(
 
     result = {}
     for task in tasks:
-        target = np.asarray(targets[task.name])
+        for what, given in (("outputs", outputs), ("targets", targets)):
+            if task.name not in given:
+                raise KeyError(f"no {what} named {task.name!r}; there are {sorted(given)}")
+        output, target = np.asarray(outputs[task.name]), np.asarray(targets[task.name])
+        check_targets([task], {task.name: target}, len(output))
         there = labelled(task, target)
-        truth, guess = target[there], predictions(task, outputs[task.name])[there]
+        logits = isinstance(task, Classification | Binary)
+        known = not (np.isnan(output[there]) if logits else ~np.isfinite(output[there])).any()
+        truth = target[there]
+        guess = predictions(task, output[there] if known else np.zeros_like(output[there]))
         if isinstance(task, Regression):
             metrics = {"mae": mean_absolute_error}
         elif isinstance(task, Classification | Binary):
@@ -181,7 +234,9 @@ def scores(
         else:
             raise TypeError(f"task {task.name!r} is a {type(task).__name__}, which has no metric")
         for name, metric in metrics.items():
-            result[f"{task.name}_{name}"] = float(metric(truth, guess)) if there.any() else np.nan
+            result[f"{task.name}_{name}"] = (
+                float(metric(truth, guess)) if known and there.any() else np.nan
+            )
     return result
 
 

@@ -5,11 +5,26 @@ and :mod:`mtl_tutorial.metrics` into metrics, so a model, a data set and a chapt
 once.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+
+# What PyTorch's ModuleDict keeps for itself, so that no head can have the name (from 2.4 to 2.13).
+_TAKEN = """
+    T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda
+    double dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter
+    get_submodule half ipu items keys load_state_dict modules mtia named_buffers named_children
+    named_modules named_parameters parameters pop register_backward_hook register_buffer
+    register_forward_hook register_forward_pre_hook register_full_backward_hook
+    register_full_backward_pre_hook register_load_state_dict_post_hook
+    register_load_state_dict_pre_hook register_module register_parameter
+    register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state
+    set_submodule share_memory state_dict to to_empty train training type update values xpu
+    zero_grad
+    """
 
 
 @dataclass(frozen=True)
@@ -19,8 +34,11 @@ class Task:
     Parameters
     ----------
     name : str
-        A Python identifier, such as ``"digit"``: it names the head, the target, the loss and the
-        metrics of the task everywhere.
+        It names the head, the target, the loss and the metrics of the task everywhere: a Python
+        identifier of ASCII letters, digits and underscores that begins with a letter, such as
+        ``"digit"`` (TensorFlow takes no other). Not ``"val"`` or ``"val_…"``, which would read as
+        the validation of another task, and not what PyTorch's ``ModuleDict`` keeps for itself, such
+        as ``"keys"``, ``"type"`` and ``"train"``.
     """
 
     name: str
@@ -28,9 +46,21 @@ class Task:
     missing: ClassVar[float] = -1
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.name, str) and self.name.isidentifier()):  # type: ignore[redundant-expr]  # a caller may check no types
+        name: Any = self.name  # a caller may check no types
+        if not (isinstance(name, str) and re.fullmatch(r"[a-zA-Z]\w*", name, re.ASCII)):
             raise ValueError(
-                f"a task needs a Python identifier as its name, like 'digit'; got {self.name!r}"
+                "a task needs a Python identifier as its name, in ASCII and with a letter first, "
+                f"like 'digit'; got {name!r}"
+            )
+        if name.split("_")[0] == "val":
+            raise ValueError(
+                f"a task named {name!r} would be mistaken for the validation of another one in the "
+                "history of a training; name it without 'val'"
+            )
+        if name in _TAKEN.split():
+            raise ValueError(
+                f"PyTorch's ModuleDict keeps the name {name!r} for itself, so no head can have it; "
+                f"name the task '{name}_task', say"
             )
 
 
@@ -104,16 +134,36 @@ class Regression(Task):
 class Boxes(Task):
     """A box around an object, as corners (x1, y1, x2, y2); the loss is that of generalised IoU.
 
-    Targets are floats, shape (N, 4), with x1 <= x2 and y1 <= y2; a row with a NaN is a missing label.
+    Targets are floats, shape (N, 4): boxes with an area, inside their image, so
+    0 <= x1 < x2 <= ``width`` and 0 <= y1 < y2 <= ``height``. A row of four NaN is a missing label.
+
+    Parameters
+    ----------
+    name : str
+        See :class:`Task`.
+    width, height : float
+        The image's sides in the unit of the boxes. As they come, boxes are shares of the sides; for
+        boxes in pixels give the number of pixels. Heads start from them: without the right unit a
+        box in pixels is out of their reach.
 
     Examples
     --------
-    >>> Boxes("box").outputs
-    4
+    >>> Boxes("box").outputs, Boxes("box", width=640, height=480).width
+    (4, 640)
     """
 
+    width: float = 1
+    height: float = 1
     outputs: ClassVar[int] = 4
     missing: ClassVar[float] = np.nan
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 < self.width < np.inf and 0 < self.height < np.inf):
+            raise ValueError(
+                f"task {self.name!r} needs the sides of its images, above 0; got width="
+                f"{self.width!r} and height={self.height!r}"
+            )
 
 
 def check_tasks(tasks: Sequence[Task]) -> list[Task]:
@@ -142,6 +192,7 @@ def labelled(task: Task, targets: np.ndarray) -> np.ndarray:
     ----------
     task : Task
     targets : numpy.ndarray, shape (N,) or (N, 4) for boxes
+        As :func:`check_targets` allows them.
 
     Returns
     -------
@@ -162,8 +213,8 @@ def labelled(task: Task, targets: np.ndarray) -> np.ndarray:
 def check_targets(tasks: Sequence[Task], targets: Mapping[str, Any], length: int) -> None:
     """Raise if a target is absent, has the wrong shape, or holds a label that cannot be.
 
-    Losses do not look at each label at each step (on a GPU that would cost a synchronisation), so
-    training does it once, here, before the first step.
+    Losses do not name a wrong label (they are NaN then: on a GPU, a look at each label in each step
+    would cost a synchronisation), so training looks once, here, before the first step.
 
     Parameters
     ----------
@@ -195,16 +246,23 @@ def check_targets(tasks: Sequence[Task], targets: Mapping[str, Any], length: int
             raise ValueError(
                 f"task {task.name!r}: targets have shape {target.shape}, expected {shape}"
             )
+        if target.dtype.kind not in "biuf":
+            raise ValueError(f"task {task.name!r}: targets are numbers, not of type {target.dtype}")
         if isinstance(task, Classification | Binary):
             top = task.classes - 1 if isinstance(task, Classification) else 1
             wrong = (target != np.round(target)) | (target < -1) | (target > top)
             allowed = f"allowed are the integers 0 to {top}, and -1 where missing"
+        elif isinstance(task, Boxes):
+            low, high, sides = target[:, :2], target[:, 2:], np.array([task.width, task.height])
+            inside = (low >= 0) & (low < high) & (high <= sides * (1 + 1e-6))  # but for rounding
+            wrong = ~inside.all(axis=1) & ~np.isnan(target).all(axis=1)
+            allowed = (
+                f"allowed are 0 <= x1 < x2 <= {task.width} and 0 <= y1 < y2 <= {task.height} (the "
+                "width and height of the task), and four NaN where missing"
+            )
         else:
-            wrong = np.isinf(target).reshape(length, -1).any(axis=1)
+            wrong = np.isinf(target)
             allowed = "allowed are finite numbers, and NaN where missing"
-            if isinstance(task, Boxes):
-                wrong |= (target[:, :2] > target[:, 2:]).any(axis=1)
-                allowed += "; x1 <= x2 and y1 <= y2"
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise ValueError(f"task {task.name!r}: row {row} holds {target[row]}; {allowed}")

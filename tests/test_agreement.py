@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import mtl_tutorial.keras
@@ -35,7 +35,7 @@ def some_targets(
     if isinstance(task, Boxes):
         low, size = generator.normal(size=(2, rows, 2))
         boxes = np.hstack([low, low + np.abs(size)]).astype("float32")
-        boxes[generator.random(rows) < missing, 2] = task.missing
+        boxes[generator.random(rows) < missing] = task.missing
         return boxes
     if isinstance(task, Regression):
         truth = generator.normal(size=rows).astype("float32")
@@ -88,12 +88,104 @@ def test_extreme_logits(task: Task, sign: int, label: int) -> None:
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_logit_of_0_has_the_slope_of_a_doubt(label: int) -> None:
+    """A head that starts at 0 gives it to every row."""
+    for found in both(TASKS[1], np.zeros((1, 1), "float32"), np.array([label])):
+        np.testing.assert_allclose(found, [0.5 - label, np.log(2)], rtol=1e-6)
+
+
 @each_task
 def test_no_label_at_all(task: Task) -> None:
     outputs = np.full((3, task.outputs), 1e4, "float32")
     targets = np.array([task.missing] * 3, "float32")
     for found in both(task, outputs, targets):
         assert not found.any()
+
+
+@pytest.mark.parametrize(
+    ("task", "target"),
+    [
+        (TASKS[0], [-100]),
+        (TASKS[0], [-1, 4]),
+        (TASKS[0], [0.0, np.nan]),
+        (TASKS[0], [1.0, 0.5]),
+        (TASKS[1], [-100, 1]),
+        (TASKS[1], [2]),
+        (TASKS[1], [np.nan, -1.0]),
+        (TASKS[1], [0.5]),
+        (TASKS[2], [np.inf, np.nan]),
+        (Boxes("box"), [[0.0, 0.0, 1.0, np.nan]]),
+        (Boxes("box"), [[0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0]]),
+        (Boxes("box"), [[-1.0] * 4]),
+        (Boxes("box"), [[0.0, 1.0, 1.0, 0.0], [np.nan] * 4]),
+        (Boxes("box"), [[0.0, 0.0, np.inf, 1.0]]),
+    ],
+)
+def test_a_label_that_cannot_be_is_nan_in_loss_and_gradient(task: Task, target: list[Any]) -> None:
+    targets = np.array(target)
+    if targets.dtype.kind == "f":
+        targets = targets.astype("float32")
+    for found in both(task, np.ones((len(target), task.outputs), "float32"), targets):
+        assert np.isnan(found).all()
+    loss = mtl_tutorial.keras.task_losses([task])[task.name]
+    assert bool(loss.any_label(tf.constant(targets)))  # no task is absent for a wrong label
+
+
+BOX_OF_CORNERS = st.tuples(*[st.floats(-2, 2, width=32)] * 4)
+
+
+@given(BOX_OF_CORNERS, st.sampled_from([1.0, 1e-3, 64.0]))
+def test_boxes_and_crossed_corners(corners: tuple[float, ...], unit: float) -> None:
+    outputs = (unit * np.array([corners])).astype("float64")
+    low, high = outputs[0, :2], outputs[0, 2:]
+    edges = np.concatenate([low - high, outputs[0], outputs[0] - unit]) / unit
+    assume(np.abs(edges).min() > 1e-3)  # where two corners meet, either slope is right
+    ours, theirs = both(Boxes("box"), outputs, unit * np.array([[0.0, 0.0, 1.0, 1.0]]))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+    for a, b in ((0, 2), (1, 3)):
+        if outputs[0, a] > outputs[0, b]:
+            assert ours[a] > ours[b]
+
+
+@pytest.mark.parametrize("task", [*TASKS, Boxes("box")], ids=lambda task: task.name)
+def test_both_refuse_the_same_shapes(task: Task) -> None:
+    """Targets and outputs that fit, in a column too, and those that do not."""
+    width = task.outputs
+    good = np.tile(np.array([0, 0, 1, 1], "float32"), (3, 1)) if width == 4 and isinstance(
+        task, Boxes
+    ) else np.array([0, 1, task.missing], "float32")  # fmt: skip
+    outputs = np.linspace(-1, 0.9, 3 * width).reshape(3, width).astype("float32")
+    shapes = [
+        (outputs, good, True),
+        (outputs, good[:, None], not isinstance(task, Boxes)),
+        (outputs, good[:1], False),
+        (outputs, np.concatenate([good, good]), False),
+        (outputs[:1], good, False),
+        (outputs[:, :1, None], good, False),
+        (np.concatenate([outputs, outputs], axis=1), good, False),
+        (outputs[:, 0], good, False),
+    ]
+    for out, target, fits in shapes:
+        if fits:
+            ours, theirs = both(task, out, target)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+            continue
+        with pytest.raises(ValueError, match=f"task '{task.name}': (outputs|targets) "):
+            mtl_tutorial.pytorch.task_loss(task, torch.from_numpy(out), torch.from_numpy(target))
+        with pytest.raises(ValueError, match=f"task '{task.name}': (outputs|targets) "):
+            mtl_tutorial.keras.task_loss(task, tf.constant(target), tf.constant(out))
+
+
+def test_box_heads() -> None:
+    head = mtl_tutorial.pytorch.BoxHead(5, width=640, height=480)
+    its_head = mtl_tutorial.keras.BoxHead(width=640, height=480)
+    z = np.random.default_rng(0).normal(size=(20, 5)).astype("float32")
+    its_head.build(z.shape)
+    assert its_head.get_weights()[1].tolist() == head.linear.bias.tolist()
+    its_head.set_weights([p.detach().numpy().T for p in head.parameters()])
+    expected = head(torch.from_numpy(z)).detach()
+    np.testing.assert_allclose(its_head(z), expected, rtol=1e-5, atol=1e-3)
 
 
 def twins(

@@ -16,7 +16,12 @@ from mtl_tutorial.metrics import (
 )
 from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task
 
-KIND, GT5, SIZE, BOX = Classification("kind", 3), Binary("gt5"), Regression("size"), Boxes("box")
+KIND, GT5, SIZE, BOX = (
+    Classification("kind", 3),
+    Binary("gt5"),
+    Regression("size"),
+    Boxes("box", 3, 2),
+)
 VALUES = st.lists(st.floats(-100, 100).map(lambda x: round(x, 3)), min_size=2, max_size=8)
 
 
@@ -89,6 +94,42 @@ def test_scores_without_any_label_are_nan() -> None:
     assert np.isnan(list(found.values())).all()
 
 
+@pytest.mark.parametrize("task", [KIND, GT5, SIZE, BOX], ids=lambda task: task.name)
+def test_scores_of_a_network_that_has_diverged_are_nan(task: Task) -> None:
+    """The largest of NaN is the first class, and NaN is no yes: both would look like an answer."""
+    outputs = np.ones((3, task.outputs))
+    targets = np.tile([0.0, 0, 1, 1], (3, 1)) if task is BOX else np.array([0.0, 1, 1])
+    missing = targets.copy()
+    missing[2] = task.missing
+    outputs[2] = np.nan
+    found = scores([task], {task.name: outputs}, {task.name: targets})
+    assert np.isnan(list(found.values())).all()
+    found = scores([task], {task.name: outputs}, {task.name: missing})  # that row has no label
+    assert np.isfinite(list(found.values())).all()
+    with pytest.raises(ValueError, match=rf"task '{task.name}': row 2 of the outputs is \[nan"):
+        predictions(task, outputs)
+
+
+def test_scores_of_infinite_numbers_are_nan_and_of_infinite_logits_are_not() -> None:
+    outputs = {"size": np.array([[np.inf]]), "gt5": np.array([[np.inf]])}
+    found = scores([SIZE, GT5], outputs, {"size": np.array([1.0]), "gt5": np.array([1])})
+    assert np.isnan(found["size_mae"])
+    assert found["gt5_accuracy"] == 1
+
+
+def test_scores_of_what_does_not_fit_together() -> None:
+    outputs = {"gt5": np.zeros((3, 1))}
+    for targets in (np.array([0, 1]), np.array([[0], [1], [1]])):
+        with pytest.raises(ValueError, match=r"'gt5': targets have shape .* expected \(3,\)"):
+            scores([GT5], outputs, {"gt5": targets})
+    with pytest.raises(ValueError, match="'gt5': row 1 holds -100"):
+        scores([GT5], outputs, {"gt5": np.array([0, -100, 1])})
+    with pytest.raises(KeyError, match=r"no outputs named 'size'; there are \['gt5'\]"):
+        scores([SIZE], outputs, {"size": np.zeros(3)})
+    with pytest.raises(KeyError, match=r"no targets named 'gt5'; there are \['size'\]"):
+        scores([GT5], outputs, {"size": np.zeros(3)})
+
+
 class Sketch(Task):
     """A kind that nobody has written a loss or a metric for."""
 
@@ -119,6 +160,12 @@ def test_iou_is_symmetric_and_counts_grid_points(seed: int) -> None:
         union = len(cells(a) | cells(b))
         assert value == pytest.approx(len(cells(a) & cells(b)) / union if union else 0)
     np.testing.assert_array_equal(iou(one, other), iou(other, one))
+
+
+def test_iou_with_a_nan_is_nan() -> None:
+    one = np.array([[0.0, 0, 1, 1], [0, np.nan, 1, 1], [0, 0, 1, 1]])
+    other = np.array([[0.0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, np.nan]])
+    np.testing.assert_array_equal(iou(one, other), [1, np.nan, np.nan])
 
 
 def test_iou_of_wrong_shapes() -> None:
@@ -229,3 +276,22 @@ def test_average_precision_of_the_truth_is_one() -> None:
     assert average_precision(boxes, [3, 2, 1], truth) == 1
     assert average_precision(boxes, [1, 2, 3], truth) == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert average_precision(boxes + 9, [3, 2, 1], truth) == 0
+
+
+def test_average_precision_of_what_is_no_proposal() -> None:
+    boxes = np.array([[0.0, 0, 2, 2], [1, 1, 4, 4]])
+    broken, partly = boxes.copy(), boxes.copy()
+    broken[1], partly[1, 0] = np.nan, np.nan
+    for guess, sure, truth in (
+        (broken, [1, 2], boxes),
+        (boxes, [1, np.nan], boxes),
+        (boxes, [1, 2], partly),
+    ):
+        with pytest.raises(ValueError, match="row 1 holds a NaN"):
+            average_precision(guess, sure, truth)
+    with pytest.raises(ValueError, match=r"confidence \(2, 1\) has shape \(N,\)"):
+        average_precision(boxes, np.array([[1], [2]]), boxes)
+    with pytest.raises(ValueError, match=r"truth \(1, 4\) have shape \(N, 4\)"):
+        average_precision(boxes, [1, 2], boxes[:1])
+    with pytest.raises(ValueError, match="threshold is an IoU above 0, at most 1; got 0"):
+        average_precision(boxes, [1, 2], boxes, threshold=0)

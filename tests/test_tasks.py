@@ -1,9 +1,11 @@
+import re
 from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from mtl_tutorial.tasks import (
     Binary,
@@ -20,7 +22,7 @@ DIGIT, GT5, SIZE, BOX = Classification("digit", 10), Binary("gt5"), Regression("
 NAN = np.nan
 
 
-@pytest.mark.parametrize("name", ["", "two words", "5th", "a.b", "a-b", None, 5])
+@pytest.mark.parametrize("name", ["", "two words", "5th", "a.b", "a-b", None, 5, "größe", "_size"])
 @pytest.mark.parametrize("kind", [Binary, Regression, Boxes])
 def test_name_must_be_an_identifier(kind: type[Task], name: str) -> None:
     with pytest.raises(ValueError, match="Python identifier") as error:
@@ -32,6 +34,33 @@ def test_name_must_be_an_identifier(kind: type[Task], name: str) -> None:
 def test_classes_must_be_an_integer_above_1(classes: int) -> None:
     with pytest.raises(ValueError, match="'digit' needs classes >= 2"):
         Classification("digit", classes=classes)
+
+
+def test_a_name_that_a_dict_of_modules_would_refuse_is_refused_at_once() -> None:
+    """The list stands in the library, which imports no framework; here it meets the real thing."""
+    for name in dir(nn.ModuleDict()):
+        with pytest.raises((KeyError, RuntimeError), match=re.escape(name)):
+            nn.ModuleDict({name: nn.Identity()})
+        with pytest.raises(ValueError, match=re.escape(repr(name))):
+            Binary(name)
+    for name in ("class", "loss", "heads", "name", "Keys", "value"):
+        assert list(nn.ModuleDict({Binary(name).name: nn.Identity()})) == [name]
+
+
+@pytest.mark.parametrize("name", ["val", "val_", "val_gt5"])
+def test_a_name_that_reads_as_a_validation_is_refused(name: str) -> None:
+    """The loss of a task "val" would stand where the sum of the validation losses stands."""
+    with pytest.raises(ValueError, match=f"'{name}' would be mistaken for the validation"):
+        Regression(name)
+    assert Regression(f"un{name}").name == f"un{name}"
+
+
+@pytest.mark.parametrize("side", [0, -1.0, NAN, np.inf])
+def test_the_sides_of_an_image_are_above_0(side: float) -> None:
+    with pytest.raises(ValueError, match="'box' needs the sides of its images, above 0"):
+        Boxes("box", width=side)
+    with pytest.raises(ValueError, match="'box' needs the sides of its images, above 0"):
+        Boxes("box", height=side)
 
 
 def test_classification_checks_its_name_too() -> None:
@@ -95,6 +124,14 @@ def test_labelled(task: Task, targets: list[object], there: list[bool]) -> None:
         (SIZE, [[1.0], [2.0]], r"shape \(2, 1\), expected \(2,\)"),
         (BOX, [[0, 0, 1, 1], [0, -np.inf, 1, 1]], "row 1 holds .*inf"),
         (BOX, [1.0, 2.0], r"shape \(2,\), expected \(2, 4\)"),
+        (BOX, [[0, 0, 1, 1], [0.5, 0, 0.5, 1]], r"row 1 holds .*allowed are 0 <= x1 < x2 <= 1 "),
+        (BOX, [[0, 1, 1, 0], [0, 0, 1, 1]], "row 0 holds .* 0 <= y1 < y2 <= 1 "),
+        (BOX, [[0, 0, 1, 1], [0, 0, 1.1, 1]], "row 1 holds .*the width and height of the task"),
+        (BOX, [[0, 0, 1, 1], [-0.1, 0, 1, 1]], "row 1 holds"),
+        (BOX, [[0, 0, 1, 1], [0, NAN, 1, 1]], "row 1 holds .*four NaN where missing"),
+        (BOX, [[0, 0, 1, 1], [-1, -1, -1, -1]], "row 1 holds"),
+        (DIGIT, ["3", "4"], "targets are numbers, not of type <U1"),
+        (SIZE, [1.0, None], "targets are numbers, not of type object"),
     ],
 )
 def test_check_targets_wrong(task: Task, target: list[object], message: str) -> None:
@@ -113,7 +150,7 @@ def test_check_targets_allows_what_is_missing_and_what_is_not_asked_for() -> Non
         "digit": np.array([9, -1]),
         "gt5": np.array([True, False]),
         "size": np.array([NAN, -1e30]),
-        "box": np.array([[0, 0, 1, 1], [NAN, 0, 0, 0]]),
+        "box": np.array([[0, 0, 1, 1], [NAN] * 4]),
         "unused": np.array([99]),
     }
     check_targets([DIGIT, GT5, SIZE, BOX], targets, length=2)
@@ -130,7 +167,9 @@ def test_check_targets_names_the_first_wrong_row(classes: int, labels: list[int]
         check_targets(tasks, targets, len(labels))
 
 
-def test_a_box_inside_out_is_named() -> None:
-    boxes = np.array([[0.0, 0, 1, 1], [2, 0, 1, 1]])
-    with pytest.raises(ValueError, match=r"task 'box': row 1 holds .*x1 <= x2 and y1 <= y2"):
-        check_targets([BOX], {"box": boxes}, length=2)
+def test_boxes_in_pixels_reach_the_sides_of_the_image_and_no_further() -> None:
+    pixels, edge = Boxes("box", width=64, height=48), np.float32(64) * (1 + 1e-7)
+    boxes = np.array([[0, 0, 64, 48], [63.5, 47.5, edge, 48]], "float32")
+    check_targets([pixels], {"box": boxes}, length=2)
+    with pytest.raises(ValueError, match=r"row 1 holds .* x2 <= 64 and 0 <= y1 < y2 <= 48"):
+        check_targets([pixels], {"box": boxes + np.array([[0], [1]])}, length=2)

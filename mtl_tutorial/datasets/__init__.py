@@ -5,7 +5,7 @@ unasked. ``make data`` (or ``python -m mtl_tutorial.datasets``) downloads the re
 """
 
 from mtl_tutorial.datasets._augment import cropped, flipped, shifted
-from mtl_tutorial.datasets._dataset import Dataset, Split, concatenate
+from mtl_tutorial.datasets._dataset import Dataset, Split, check_inputs, concatenate
 from mtl_tutorial.datasets._digits import digits
 from mtl_tutorial.datasets._fashion_mnist import fashion_mnist
 from mtl_tutorial.datasets._mnist import mnist
@@ -13,11 +13,13 @@ from mtl_tutorial.datasets._overlaid import overlaid
 from mtl_tutorial.datasets._requests import customer_requests
 from mtl_tutorial.datasets._rotated import rotated
 from mtl_tutorial.datasets._scenes import ink_box, scenes
+from mtl_tutorial.datasets._sentences import read_sentences
 from mtl_tutorial.datasets._sentiment import sentiment
 
 __all__ = [
     "Dataset",
     "Split",
+    "check_inputs",
     "concatenate",
     "cropped",
     "customer_requests",
@@ -27,6 +29,7 @@ __all__ = [
     "ink_box",
     "mnist",
     "overlaid",
+    "read_sentences",
     "rotated",
     "scenes",
     "sentiment",

@@ -1,5 +1,6 @@
 """What every data set looks like."""
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,55 @@ class Dataset:
     train: Split
     valid: Split
     test: Split
+
+
+def check_inputs(inputs: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return inputs as an array, or say which row and column holds no finite number.
+
+    ``fit``, ``evaluate`` and ``predict`` ask this before the first step; a loop of your own can.
+
+    Parameters
+    ----------
+    inputs : array, shape (N, ...)
+
+    Returns
+    -------
+    ndarray, shape (N, ...)
+
+    Raises
+    ------
+    ValueError
+        There is no row, or something is no number, NaN, infinite, or too large for float32.
+
+    Examples
+    --------
+    >>> check_inputs([[0.5, 1.0], [0.25, float("nan")]])
+    Traceback (most recent call last):
+    ValueError: inputs: row 1, column 1 holds nan, not a finite number of float32
+    """
+    inputs = np.asarray(inputs)
+    if not inputs.size:
+        raise ValueError(f"there is nothing to learn from: the inputs have shape {inputs.shape}")
+    if inputs.dtype.kind in "US":
+        raise ValueError("the inputs are texts: mtl_tutorial.text makes numbers of them")
+    if inputs.dtype.kind not in "biufO":
+        raise ValueError(f"the inputs are of type {inputs.dtype}, not real numbers")
+    if inputs.dtype.kind == "O":
+        wrong = np.reshape([not isinstance(x, numbers.Real) for x in inputs.flat], inputs.shape)
+        if not wrong.any():
+            raise ValueError(
+                "the inputs are Python objects (dtype object): convert them, inputs.astype('float32')"
+            )
+        what = "a number; the inputs are Python objects (dtype object)"
+    else:
+        with np.errstate(over="ignore"):  # two numbers tell whether all are finite
+            if np.isfinite(np.array([inputs.min(), inputs.max()]).astype("float32")).all():
+                return inputs
+            wrong = ~np.isfinite(inputs.astype("float32"))
+        what = "a finite number of float32"
+    place = tuple(np.argwhere(wrong)[0].tolist())
+    column = {1: "", 2: f", column {place[-1]}"}.get(len(place), f", place {place[1:]}")
+    raise ValueError(f"inputs: row {place[0]}{column} holds {inputs[place]!s}, not {what}")
 
 
 def concatenate(splits: Sequence[Split], tasks: Sequence[Task]) -> Split:

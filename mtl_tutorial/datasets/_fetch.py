@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 import tempfile
+import time
 import warnings
 import zipfile
 from collections.abc import Iterable
@@ -14,6 +15,8 @@ from mtl_tutorial.datasets import _registry
 
 VARIABLE = "MTL_TUTORIAL_DATA"
 SOURCES = ("auto", "real", "embedded")
+BUSY = {429, 500, 502, 503, 504}  # what a server answers that may well answer otherwise soon
+PAUSES = (1.0, 3.0)  # seconds before an address that was busy is tried again
 
 
 def cache_folder() -> Path:
@@ -79,6 +82,8 @@ def locate(
 
     lacking = {}
     for label, root in places.items():
+        if root.exists() and not root.is_dir():
+            raise NotADirectoryError(f"{label} {root} is a file; give the folder of the data sets")
         missing = [name for name in file_names(dataset) if not (root / name).is_file()]
         if not missing:
             return root
@@ -188,15 +193,23 @@ def fetch_file(
 ) -> None:
     """Download one file of the registry from the first address that gives the right bytes.
 
-    Each failure is one line on stderr. A file that is there and verified is left alone; one
-    with other content is removed. After a failure nothing is left, not even a new folder.
+    An address that is busy (503, say) is tried again twice, after a pause. Each failure is one line
+    on stderr. A file that is there and verified is left alone; one with other content is removed.
+    After a failure nothing is left, not even a new folder.
 
     Raises
     ------
     OSError
-        If every address failed.
+        If every address failed, or a folder is where the file belongs, or a file where a folder does.
     """
     path = folder / name
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder, where a file of that name belongs; move it away"
+        )
+    for parent in (folder, path.parent):
+        if parent.exists() and not parent.is_dir():
+            raise NotADirectoryError(f"{parent} is a file, where a folder belongs; move it away")
     if path.exists():
         fault = find_fault(name, path.read_bytes())
         if not fault:
@@ -208,7 +221,7 @@ def fetch_file(
     try:
         for url in urls:
             try:
-                _download(url, path, _registry.SHA256[name], timeout, progressbar)
+                _insist(url, path, _registry.SHA256[name], timeout, progressbar)
                 return
             # Whatever requests raises is an OSError; a wrong hash is pooch's ValueError.
             except (OSError, ValueError) as error:
@@ -220,6 +233,22 @@ def fetch_file(
             for parent in made:
                 with suppress(OSError):  # never made, or in use by something else
                     parent.rmdir()
+
+
+def _insist(
+    url: str, path: Path, sha256: str, timeout: tuple[float, float], progressbar: bool
+) -> None:
+    """Download a file, and be patient with a server that is busy."""
+    for pause in (*PAUSES, None):
+        try:
+            return _download(url, path, sha256, timeout, progressbar)
+        except OSError as error:
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            if status not in BUSY or pause is None:
+                raise
+            print(f"{path.name}: {url} is busy ({status}), again in {pause} s", file=sys.stderr)
+            time.sleep(pause)
+    return None
 
 
 def _download(

@@ -8,6 +8,7 @@ import numpy as np
 from mtl_tutorial.datasets._dataset import Dataset, Split
 from mtl_tutorial.datasets._fetch import locate, read_verified
 from mtl_tutorial.datasets._reviews import write_reviews
+from mtl_tutorial.datasets._sentences import lines
 from mtl_tutorial.datasets._splits import Rows, hold_out
 from mtl_tutorial.text import tokenize
 
@@ -73,15 +74,11 @@ def sentiment(
     if root is None:
         rows = write_reviews(3000, np.random.default_rng(0))
         return _split("embedded", rows, seed)
-    return _split("real", distinct(read_sentences(root)), seed)
+    return _split("real", distinct(read_files(root)), seed)
 
 
-def read_sentences(root: Path) -> list[Row]:
-    r"""Read and verify the three files of a data folder.
-
-    A line ends at "\n" and nowhere else (some sentences hold "\x85", where ``str.splitlines`` would
-    break them); its label stands after the last tab; quotation marks are part of the sentence.
-    """
+def read_files(root: Path) -> list[Row]:
+    """Read and verify the three files of a data folder."""
     return [
         row
         for domain, file in enumerate(FILES)
@@ -90,7 +87,9 @@ def read_sentences(root: Path) -> list[Row]:
 
 
 def parse_sentences(content: bytes, domain: int) -> list[Row]:
-    r"""Parse the content of a file, ``b"sentence\tlabel\n…"``; see :func:`read_sentences`.
+    r"""Parse the content of a file, ``b"sentence\tlabel\n…"``.
+
+    The label stands after the last tab; quotation marks are part of the sentence.
 
     Raises
     ------
@@ -98,9 +97,7 @@ def parse_sentences(content: bytes, domain: int) -> list[Row]:
         A line has no tab, or its label is neither 0 nor 1.
     """
     rows = []
-    for number, line in enumerate(content.decode("utf-8").split("\n"), 1):
-        if not line:
-            continue
+    for number, line in lines(content, FILES[domain]):
         text, tab, label = line.rpartition("\t")
         if not tab or label.strip() not in {"0", "1"}:
             raise ValueError(f"line {number} is not a sentence, a tab, and 0 or 1: {line!r}")

@@ -17,6 +17,7 @@ from mtl_tutorial.keras.meta import maml_step, reptile_step
 from mtl_tutorial.keras.models import (
     BoxHead,
     HardSharing,
+    SceneBoxHead,
     SceneCNN,
     TextHead,
     TextLSTM,
@@ -33,6 +34,7 @@ __all__ = [
     "BoxHead",
     "HardSharing",
     "MultiTaskModel",
+    "SceneBoxHead",
     "SceneCNN",
     "TextHead",
     "TextLSTM",

@@ -1,10 +1,12 @@
 """Losses and metrics that skip missing labels, in Keras."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task
@@ -26,14 +28,23 @@ def task_loss(task: Task, targets: Any, outputs: Any) -> Any:
     Parameters
     ----------
     task : Task
-    targets : tensor, shape (N,) or (N, 1); (N, 4) for boxes
-        -1 (classification, binary) or NaN (regression, boxes) marks a missing label.
+    targets : tensor, shape (N,); (N, 4) for boxes
+        -1 (classification, binary) or NaN (regression, boxes) marks a missing label. Any other
+        shape of N numbers, such as (N, 1), is read row by row.
     outputs : tensor, shape (N, task.outputs)
-        The head's outputs.
+        The head's outputs. The loss of half precision is computed in float32.
 
     Returns
     -------
     tensor, a scalar
+        NaN, as is its gradient, if a label is none that the task allows, such as -100, a class that
+        there is not, or a box without area. :func:`mtl_tutorial.tasks.check_targets` names the row.
+
+    Raises
+    ------
+    ValueError
+        Outputs and targets do not fit together. Where a graph learns their numbers of rows only
+        when it runs, it is TensorFlow's ``InvalidArgumentError``.
 
     Examples
     --------
@@ -42,18 +53,26 @@ def task_loss(task: Task, targets: Any, outputs: Any) -> Any:
     >>> round(float(loss), 4)  # log 2; the second row is missing
     0.6931
     """
-    if isinstance(task, Boxes):
-        return giou_loss(targets, outputs)
+    outputs, targets = ops.convert_to_tensor(outputs), ops.convert_to_tensor(targets)
+    targets = _check_shapes(task, targets, outputs)
+    if keras.backend.standardize_dtype(outputs.dtype) in ("float16", "bfloat16"):
+        outputs = ops.cast(outputs, "float32")
+    right = ops.all(_allowed(task, targets))
+    outputs = outputs * ops.cast(ops.where(right, 1.0, float("nan")), outputs.dtype)
     there, truth = _labels(task, targets)
     if isinstance(task, Classification):
         each = keras.losses.sparse_categorical_crossentropy(truth, outputs, from_logits=True)
     elif isinstance(task, Binary):
         logits = outputs[:, 0]
         truth = ops.cast(truth, logits.dtype)
-        each = ops.relu(logits) - logits * truth + ops.softplus(-ops.abs(logits))
+        each = ops.softplus((1 - 2 * truth) * logits)  # has the right slope at 0, too
     elif isinstance(task, Regression):
         error = outputs[:, 0] - ops.cast(truth, outputs.dtype)
         each = ops.square(ops.where(there, error, ops.zeros_like(error)))
+    elif isinstance(task, Boxes):
+        same = ops.cast([0.0, 0.0, 1.0, 1.0], outputs.dtype)  # of loss 0
+        box = ops.where(there[:, None], outputs, same)
+        each = _giou(box, ops.where(there[:, None], ops.cast(truth, outputs.dtype), same))
     else:
         raise TypeError(
             f"task {task.name!r} is a {type(task).__name__}, for which there is no loss"
@@ -66,12 +85,13 @@ def giou_loss(y_true: Any, y_pred: Any) -> Any:
     r"""Mean generalised-IoU loss of boxes over the rows that have one; 0 where none has.
 
     The same function as :func:`mtl_tutorial.pytorch.giou_loss`, with Keras' order of arguments; see
-    there for the equation.
+    there for the equation, and for what it does with crossed corners.
 
     Parameters
     ----------
     y_true, y_pred : tensor, shape (N, 4)
-        Corners (x1, y1, x2, y2), in any one unit. A row of ``y_true`` with a NaN is a missing label.
+        Corners (x1, y1, x2, y2), in any one unit. A row of ``y_true`` of four NaN is a missing
+        label; one with a single NaN, or without an area, makes the loss and its gradient NaN.
 
     Returns
     -------
@@ -83,13 +103,62 @@ def giou_loss(y_true: Any, y_pred: Any) -> Any:
     >>> float(giou_loss(box, box)), float(giou_loss(box + 1, box))
     (0.0, 1.5)
     """
-    prediction = ops.convert_to_tensor(y_pred)
-    there, target = _labels(Boxes("box"), ops.convert_to_tensor(y_true))
-    target = ops.cast(target, prediction.dtype)
-    common, union, hull = _areas(prediction, target)
-    each = 1 - common / ops.maximum(union, _TINY) + (hull - union) / ops.maximum(hull, _TINY)
-    mask = ops.cast(there, each.dtype)
-    return ops.sum(each * mask) / ops.maximum(ops.sum(mask), 1)
+    return task_loss(Boxes("box"), y_true, y_pred)
+
+
+def _giou(box: Any, truth: Any) -> Any:
+    """Give each row's loss, shape (N,); see :func:`giou_loss`. Areas are shares of that of H."""
+    low, high, true_low, true_high = box[:, :2], box[:, 2:], truth[:, :2], truth[:, 2:]
+    most = ops.maximum(ops.maximum(low, high), true_high)
+    sides = most - ops.minimum(ops.minimum(low, high), true_low)
+
+    def area(low: Any, high: Any) -> Any:
+        shares = ops.relu(high - low) / sides
+        return shares[:, 0] * shares[:, 1]
+
+    common = area(ops.maximum(low, true_low), ops.minimum(high, true_high))
+    union = area(low, high) + area(true_low, true_high) - common
+    apart = (low - high) / sides  # pulls where both are equal, too
+    crossed = ops.sum(ops.where(low >= high, apart, ops.zeros_like(apart)), axis=1)
+    return 2 - common / ops.maximum(union, 1e-30) - union + crossed
+
+
+def _check_shapes(task: Task, targets: Any, outputs: Any) -> Any:
+    """Return the targets of shape (N,), (N, 4) for boxes, or say what does not fit together."""
+    shape, found = tuple(outputs.shape), tuple(targets.shape)  # None where only the graph will know
+    kind = keras.backend.standardize_dtype(outputs.dtype)
+    if len(shape) != 2 or shape[1] not in (task.outputs, None) or "float" not in kind:
+        raise ValueError(
+            f"task {task.name!r}: outputs are {kind} of shape {shape}, expected floats of shape "
+            f"(N, {task.outputs})"
+        )
+    boxes = isinstance(task, Boxes)
+    expected = shape if boxes else (shape[0],)
+    known = None not in (shape[0], *found)
+    if (boxes and found[1:] != (4,)) or (known and math.prod(found) != math.prod(expected)):
+        raise ValueError(
+            f"task {task.name!r}: targets have shape {found}, expected {expected}, since the "
+            f"outputs have {shape}"
+        )
+    if not known:  # a reshape would not stop TensorFlow, which drops it
+        count = tf.shape(targets)[0] if boxes else tf.size(targets)
+        message = f"task {task.name}: there must be a target for each row of outputs"
+        tf.debugging.assert_equal(count, tf.shape(outputs)[0], message)
+    return targets if boxes else ops.reshape(targets, (-1,))
+
+
+def _allowed(task: Task, targets: Any) -> Any:
+    """Which rows hold a label or the mark of a missing one, bool of shape (N,)."""
+    if isinstance(task, Classification | Binary):
+        top = task.classes - 1 if isinstance(task, Classification) else 1
+        targets = _signed(targets)
+        inside = ops.logical_and(targets >= -1, targets <= top)
+        return ops.logical_and(inside, ops.equal(targets, ops.round(targets)))
+    if isinstance(task, Boxes):
+        box = ops.logical_and(targets[:, :2] < targets[:, 2:], ops.isfinite(targets[:, 2:]))
+        box = ops.logical_and(box, ops.isfinite(targets[:, :2]))
+        return ops.logical_or(ops.all(box, axis=1), ops.all(ops.isnan(targets), axis=1))
+    return ops.logical_not(ops.isinf(targets))
 
 
 _TINY = 1e-12  # an area to divide by where two boxes are empty
@@ -108,17 +177,23 @@ def _areas(one: Any, other: Any) -> tuple[Any, Any, Any]:
 
 
 def _labels(task: Task, targets: Any) -> tuple[Any, Any]:
-    """Where a label is there, and the labels with a harmless 0 where none is."""
+    """Where there is anything but the mark of a missing label; the labels, 0 where they are none."""
     if isinstance(task, Boxes):
-        there = ops.logical_not(ops.any(ops.isnan(targets), axis=1))
+        there = ops.logical_not(ops.all(ops.isnan(targets), axis=1))
         return there, ops.where(there[:, None], targets, ops.zeros_like(targets))
     targets = ops.reshape(targets, (-1,))
     if isinstance(task, Regression):
         there = ops.logical_not(ops.isnan(targets))
-    else:
-        targets = ops.cast(targets, "int32")
-        there = targets >= 0
-    return there, ops.where(there, targets, ops.zeros_like(targets))
+        return there, ops.where(there, targets, ops.zeros_like(targets))
+    targets = _signed(targets)
+    label = ops.logical_and(targets >= 0, targets < max(2, task.outputs))
+    return targets != -1, ops.cast(ops.where(label, targets, ops.zeros_like(targets)), "int32")
+
+
+def _signed(targets: Any) -> Any:
+    """Class numbers in a type that can be below 0, which truth values and uint8 cannot."""
+    kind = keras.backend.standardize_dtype(targets.dtype)
+    return targets if "float" in kind else ops.cast(targets, "int32")
 
 
 def task_losses(tasks: Sequence[Task]) -> dict[str, keras.losses.Loss]:

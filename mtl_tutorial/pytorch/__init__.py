@@ -8,11 +8,12 @@ except ModuleNotFoundError as error:
     ) from error
 
 from mtl_tutorial.pytorch.backward import mtl_backward
-from mtl_tutorial.pytorch.losses import giou_loss, task_loss
+from mtl_tutorial.pytorch.losses import batch_losses, giou_loss, task_loss
 from mtl_tutorial.pytorch.meta import maml_step, reptile_step
 from mtl_tutorial.pytorch.models import (
     BoxHead,
     HardSharing,
+    SceneBoxHead,
     SceneCNN,
     TextHead,
     TextLSTM,
@@ -29,10 +30,12 @@ from mtl_tutorial.pytorch.training import evaluate, fit, predict
 __all__ = [
     "BoxHead",
     "HardSharing",
+    "SceneBoxHead",
     "SceneCNN",
     "TextHead",
     "TextLSTM",
     "TextTransformer",
+    "batch_losses",
     "evaluate",
     "fit",
     "fit_stacked",

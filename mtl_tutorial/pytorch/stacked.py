@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
 from mtl_tutorial.datasets import Split
-from mtl_tutorial.pytorch.losses import task_loss
+from mtl_tutorial.pytorch._data import check_data, to_tensor, unlabelled
+from mtl_tutorial.pytorch.losses import known_loss
 from mtl_tutorial.pytorch.models import HardSharing
 from mtl_tutorial.sampling import batches
-from mtl_tutorial.tasks import Task, check_targets
+from mtl_tutorial.tasks import Task
 
 
 def fit_stacked(
@@ -62,13 +63,14 @@ def fit_stacked(
     -------
     list of dict of list of float, length S
         For each network, one number an epoch: ``"val_digit_loss"``, …, and ``"val_loss"``, their sum
-        over the tasks whose weight is not 0.
+        over the tasks whose weight is not 0. NaN for a task without a validation label.
 
     Raises
     ------
-    ValueError
-        The lengths disagree, a target is wrong, or the networks have buffers (batch norm); raised
-        before the first step.
+    KeyError, ValueError
+        The lengths disagree, an input, a target or a number is wrong, a task whose weight is not 0
+        has no validation label, or the networks have buffers (batch norm); raised before the first
+        step.
 
     Examples
     --------
@@ -87,7 +89,15 @@ def fit_stacked(
     """
     scale = _check(models, tasks, trains, weights, seeds)
     for split in [*trains, valid]:
-        check_targets(tasks, split.targets, len(split))
+        check_data(models[0], tasks, split)
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs and batch_size must be at least 1; got {epochs}, {batch_size}")
+    nothing = unlabelled(tasks, valid)
+    for task, on in zip(tasks, np.abs(scale).sum(axis=0).tolist(), strict=True):
+        if on and task.name in nothing:
+            raise ValueError(
+                f"task {task.name!r} has no label in the validation data, so no epoch can be the best"
+            )
     device = next(models[0].parameters()).device
     parameters, _ = stack_module_state(list(models))
 
@@ -97,14 +107,14 @@ def fit_stacked(
 
     own_inputs, same_inputs = vmap(forward), vmap(forward, in_dims=(0, None))
     optimizer = torch.optim.Adam(parameters.values(), lr=lr, fused=True)
-    inputs = [torch.from_numpy(train.inputs).to(device) for train in trains]
+    inputs = [to_tensor(models[0], train.inputs).to(device) for train in trains]
     targets = [_tensors(tasks, train, device) for train in trains]
-    valid_inputs = torch.from_numpy(valid.inputs).to(device)
+    valid_inputs = to_tensor(models[0], valid.inputs).to(device)
     valid_targets = {
         name: target.expand(len(models), *target.shape)
         for name, target in _tensors(tasks, valid, device).items()
     }
-    w = torch.from_numpy(scale).to(device, valid_inputs.dtype)
+    w = torch.from_numpy(scale).to(device, next(iter(parameters.values())).dtype)
     generators = [np.random.default_rng(seed) for seed in seeds]
     histories: list[dict[str, list[float]]] = [{} for _ in models]
     best = torch.full((len(models),), torch.inf, device=device)
@@ -127,7 +137,8 @@ def fit_stacked(
                 kept[name][better] = value[better]
         for history, row, value in zip(histories, losses.tolist(), total.tolist(), strict=True):
             for task, loss in zip(tasks, row, strict=True):
-                history.setdefault(f"val_{task.name}_loss", []).append(loss)
+                known = np.nan if task.name in nothing else loss
+                history.setdefault(f"val_{task.name}_loss", []).append(known)
             history.setdefault("val_loss", []).append(value)
     for s, model in enumerate(models):
         model.load_state_dict({name: value[s] for name, value in kept.items()})
@@ -181,6 +192,6 @@ def _losses(
 ) -> Tensor:
     """Losses of every network and task, shape (S, T)."""
     columns = [
-        vmap(partial(task_loss, task))(outputs[task.name], targets[task.name]) for task in tasks
+        vmap(partial(known_loss, task))(outputs[task.name], targets[task.name]) for task in tasks
     ]
     return torch.stack(columns, dim=1)

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -10,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mtl_tutorial.datasets import Split
+from mtl_tutorial.datasets import Split, check_inputs
 from mtl_tutorial.metrics import lower_is_better, scores
+from mtl_tutorial.pytorch._data import check_data, check_fit, rows_of_batches, to_tensor, unlabelled
 from mtl_tutorial.pytorch.backward import mtl_backward
-from mtl_tutorial.pytorch.losses import task_loss
+from mtl_tutorial.pytorch.losses import known_losses
 from mtl_tutorial.pytorch.models import HardSharing
 from mtl_tutorial.sampling import batches
-from mtl_tutorial.tasks import Task, check_targets, labelled
+from mtl_tutorial.tasks import Task, labelled
 from mtl_tutorial.weighting import Equal, Weighting
 
 
@@ -46,7 +46,8 @@ def fit(
     tasks : sequence of Task
         A head and a target of its name must exist for each.
     train, valid : Split
-        Missing labels are allowed; a task that has none in a batch is absent from that step.
+        Missing labels are allowed; a task that has none in a batch is absent from that step. Inputs
+        of a floating type become that of the model's parameters.
     epochs : int
         Passes over the training data, or calls of ``sampler``.
     batch_size : int
@@ -78,14 +79,20 @@ def fit(
     dict of list of float
         One number an epoch, under the names Keras uses: ``"digit_loss"`` (mean over the batches
         that had a label), ``"val_digit_loss"``, ``"val_digit_accuracy"``, …, and ``"val_loss"``,
-        the plain sum of the tasks' validation losses. :func:`mtl_tutorial.plotting.learning_curves`
-        draws it.
+        the plain sum of the tasks' validation losses. NaN where there is no label, for the sum, too.
+        :func:`mtl_tutorial.plotting.learning_curves` draws it.
 
     Raises
     ------
     KeyError, ValueError
-        A head or a target is absent or wrong, or the history will have no such ``monitor``; raised
-        before the first step.
+        Before the first step: a head, a target, an input or a number is absent or wrong; the history
+        will have no such ``monitor``, or none but NaN; the last batch would be a single row, and
+        batch norm refuses it. When it happens: the sampler gives no batch, or rows that are not there.
+
+    Warns
+    -----
+    UserWarning
+        A task has no label in ``train`` or in ``valid``; once, before the first step.
 
     Examples
     --------
@@ -99,13 +106,15 @@ def fit(
     >>> len(history["val_digit_accuracy"]), history["val_digit_accuracy"][-1] > 0.8
     (3, True)
     """
-    _check(model, tasks, train, valid, monitor if patience is not None else None)
+    check_fit(
+        model, tasks, train, valid, epochs=epochs, batch_size=batch_size,
+        sampled=sampler is not None, patience=patience, monitor=monitor,
+    )  # fmt: skip
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.to(device)
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     weighting = weighting or Equal()
-    sampler = sampler or partial(batches, len(train))
-    inputs, targets = _to_device(train, tasks, device)
+    inputs, targets = _to_device(model, train, tasks, device)
     has_label = {task.name: labelled(task, train.targets[task.name]) for task in tasks}
     complete = {name: bool(mask.all()) for name, mask in has_label.items()}
 
@@ -113,14 +122,10 @@ def fit(
         """Features and losses of a batch; None for a task that has no label in it."""
         index = torch.from_numpy(rows).to(device)
         features = model.trunk(inputs.index_select(0, index))
-        losses: dict[str, Tensor | None] = {}
-        for task in tasks:
-            name, loss = task.name, None
-            if complete[name] or has_label[name][rows].any():
-                truth = targets[name].index_select(0, index)
-                loss = task_loss(task, model.heads[name](features), truth)
-            losses[name] = loss
-        return features, losses
+        here = [name for name in targets if complete[name] or has_label[name][rows].any()]
+        outputs = {name: model.heads[name](features) for name in here}
+        truth = {name: targets[name].index_select(0, index) for name in here}
+        return features, known_losses(tasks, outputs, truth)
 
     generator = np.random.default_rng(seed)
     history: dict[str, list[float]] = {}
@@ -129,8 +134,10 @@ def fit(
         model.train()
         sums = {task.name: torch.zeros((), device=device) for task in tasks}
         steps = dict.fromkeys(sums, 0)
-        for rows in sampler(batch_size, generator):
+        for rows in rows_of_batches(sampler, len(train), batch_size, generator):
             features, losses = forward(rows)
+            if all(loss is None for loss in losses.values()):
+                continue  # no label at all: no step, and nothing to observe
             optimizer.zero_grad()
             mtl_backward(losses, features, weighting, model.trunk.parameters(), gramian)
             optimizer.step()
@@ -145,8 +152,9 @@ def fit(
                 model.train()
                 weighting.observe([0.0 if loss is None else loss.item() for loss in after])
         weighting.end_epoch()
-        row = {f"{name}_loss": float(sums[name]) / max(1, steps[name]) for name in sums}
-        row |= {f"val_{key}": value for key, value in evaluate(model, tasks, valid).items()}
+        row = {name: float(sums[name]) / steps[name] if steps[name] else np.nan for name in sums}
+        row = {f"{name}_loss": value for name, value in row.items()}
+        row |= {f"val_{key}": value for key, value in _evaluate(model, tasks, valid).items()}
         for key, value in row.items():
             history.setdefault(key, []).append(value)
         progress.set_postfix({key: f"{row[key]:.3f}" for key in row if key.startswith("val")})
@@ -154,22 +162,6 @@ def fit(
             break
     best.restore(model)
     return history
-
-
-def _check(
-    model: HardSharing, tasks: Sequence[Task], train: Split, valid: Split, monitor: str | None
-) -> None:
-    """Raise before the first step if a head, a target or the monitored key is absent or wrong."""
-    for task in tasks:
-        if task.name not in model.heads:
-            raise KeyError(f"the model has no head {task.name!r}; it has {list(model.heads)}")
-    check_targets(tasks, train.targets, len(train))
-    check_targets(tasks, valid.targets, len(valid))
-    if monitor is not None:
-        known = [f"{task.name}_loss" for task in tasks]
-        known += [f"val_{key}" for key in evaluate(model, tasks, valid.take(slice(1)))]
-        if monitor not in known:
-            raise KeyError(f"the history will have no {monitor!r} to monitor, only {known}")
 
 
 class _Best:
@@ -210,7 +202,12 @@ def predict(
     Returns
     -------
     dict of numpy.ndarray, shape (N, task.outputs), by task name
-        As ``keras.Model.predict`` gives them.
+        As ``keras.Model.predict`` gives them; float32 for a model in bfloat16, which NumPy lacks.
+
+    Raises
+    ------
+    ValueError
+        There is no row, or an input is no finite number.
 
     Examples
     --------
@@ -219,15 +216,24 @@ def predict(
     >>> predict(model, np.zeros((3, 28, 28), dtype="float32"))["gt5"].shape
     (3, 1)
     """
+    return _predict(model, check_inputs(inputs), batch_size)
+
+
+def _predict(model: HardSharing, inputs: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+    """As :func:`predict`, of inputs that were checked before."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     parts: list[dict[str, Tensor]] = []
     with torch.inference_mode():
         for rows in batches(len(inputs), batch_size):
-            parts.append(model(torch.from_numpy(inputs[rows]).to(device)))
+            parts.append(model(to_tensor(model, inputs[rows]).to(device)))
     model.train(was_training)
-    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+    outputs = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    return {
+        name: (output.float() if output.dtype == torch.bfloat16 else output).numpy()
+        for name, output in outputs.items()
+    }
 
 
 def evaluate(model: HardSharing, tasks: Sequence[Task], data: Split) -> dict[str, float]:
@@ -243,7 +249,12 @@ def evaluate(model: HardSharing, tasks: Sequence[Task], data: Split) -> dict[str
     -------
     dict of float
         ``"loss"``, the plain sum of the tasks' losses; ``"digit_loss"``, …; and the metrics of
-        :func:`mtl_tutorial.metrics.scores`.
+        :func:`mtl_tutorial.metrics.scores`. NaN for a task without any label, and for the sum.
+
+    Raises
+    ------
+    KeyError, ValueError
+        A head, a target or an input is absent or wrong.
 
     Examples
     --------
@@ -254,23 +265,26 @@ def evaluate(model: HardSharing, tasks: Sequence[Task], data: Split) -> dict[str
     >>> list(evaluate(model, [Binary("gt5")], digits().valid))
     ['loss', 'gt5_loss', 'gt5_accuracy', 'gt5_f1']
     """
-    outputs = predict(model, data.inputs)
-    losses = {
-        f"{task.name}_loss": float(
-            task_loss(
-                task,
-                torch.from_numpy(outputs[task.name]),
-                torch.from_numpy(data.targets[task.name]),
-            )
-        )
-        for task in tasks
-    }
+    check_data(model, tasks, data)
+    return _evaluate(model, tasks, data)
+
+
+def _evaluate(model: HardSharing, tasks: Sequence[Task], data: Split) -> dict[str, float]:
+    """As :func:`evaluate`, of data that was checked before."""
+    outputs = _predict(model, data.inputs, batch_size=4096)
+    nothing = unlabelled(tasks, data)
+    found = known_losses(
+        tasks,
+        {name: torch.from_numpy(output) for name, output in outputs.items() if name not in nothing},
+        {task.name: torch.from_numpy(data.targets[task.name]) for task in tasks},
+    )
+    losses = {f"{k}_loss": np.nan if loss is None else loss.item() for k, loss in found.items()}
     return {"loss": sum(losses.values()), **losses, **scores(tasks, outputs, data.targets)}
 
 
 def _to_device(
-    data: Split, tasks: Iterable[Task], device: torch.device
+    model: nn.Module, data: Split, tasks: Iterable[Task], device: torch.device
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Move the whole split to the device once: its batches are then slices there."""
     targets = {task.name: torch.from_numpy(data.targets[task.name]).to(device) for task in tasks}
-    return torch.from_numpy(data.inputs).to(device), targets
+    return to_tensor(model, data.inputs).to(device), targets

@@ -92,6 +92,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.server.files.get(name)
         if way == "missing" or body is None:
             return self.send_error(404)
+        if way == "busy" or (way == "busy-once" and self.server.requests.count(self.path) == 1):
+            return self.send_error(503)
         if way == "silent":
             self.server.closing.wait(10)
             return None

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from mtl_tutorial.datasets import Split, concatenate
+from mtl_tutorial.datasets import Split, check_inputs, concatenate
 from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task, check_targets
 
 
@@ -68,7 +68,7 @@ def test_concatenate_fills_what_is_missing_by_the_kind_of_task() -> None:
         {
             "digit": np.array([4, -1]),
             "size": np.array([0.5, 2], np.float32),
-            "box": np.ones((2, 4), np.float32),
+            "box": np.tile(np.array([0, 0, 1, 1], np.float32), (2, 1)),
             "unused": np.zeros(2),
         },
     )
@@ -79,7 +79,7 @@ def test_concatenate_fills_what_is_missing_by_the_kind_of_task() -> None:
     assert both.targets["gt5"].tolist() == [0, 0, 0, 1, 1, -1, -1]
     np.testing.assert_array_equal(both.targets["size"], [np.nan] * 5 + [0.5, 2])
     assert np.isnan(both.targets["box"][:5]).all()
-    assert (both.targets["box"][5:] == 1).all()
+    assert (both.targets["box"][5:] == [0, 0, 1, 1]).all()
     assert {name: target.dtype.name for name, target in both.targets.items()} == {
         "digit": "int64",
         "gt5": "int64",
@@ -104,3 +104,49 @@ def test_concatenate_what_does_not_fit() -> None:
         concatenate([], [task])
     with pytest.raises(KeyError, match="no data set has labels for task 'other'"):
         concatenate([one, one], [Binary("other")])
+
+
+IMAGES = np.zeros((4, 3, 3), np.float32)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_input_that_is_not_finite_is_named(value: float) -> None:
+    images = IMAGES.copy()
+    images[2, 1, 0] = value
+    with pytest.raises(ValueError, match=rf"row 2, place \(1, 0\) holds {value}, not a finite"):
+        check_inputs(images)
+    with pytest.raises(ValueError, match=f"inputs: row 2, column 3 holds {value}"):
+        check_inputs(images.reshape(4, 9))
+    with pytest.raises(ValueError, match=f"inputs: row 21 holds {value}"):
+        check_inputs(images.ravel())
+
+
+def test_an_input_that_only_float64_can_hold_is_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"row 1, column 0 holds 1e\+300, not a finite number of f"
+    ):
+        check_inputs([[0.0], [1e300]])
+
+
+def test_objects_and_texts_are_no_inputs() -> None:
+    with pytest.raises(ValueError, match="row 1, column 0 holds None, not a number"):
+        check_inputs(np.array([[0.5], [None]]))
+    with pytest.raises(ValueError, match=r"dtype object.*astype\('float32'\)"):
+        check_inputs(np.array([[0.5], [1]], dtype=object))
+    with pytest.raises(ValueError, match=r"texts: mtl_tutorial\.text makes numbers"):
+        check_inputs(np.array(["a sentence"]))
+    with pytest.raises(ValueError, match="of type complex128, not real numbers"):
+        check_inputs(np.zeros((2, 2), complex))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0,)])
+def test_no_input_at_all(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="nothing to learn from: the inputs have shape"):
+        check_inputs(np.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "float32", "float64"])
+def test_numbers_are_inputs_as_they_are(dtype: str) -> None:
+    images = IMAGES.astype(dtype)
+    assert check_inputs(images) is images
+    assert check_inputs(IMAGES.tolist()).shape == (4, 3, 3)

@@ -27,6 +27,11 @@ FAILURES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_fetch, "PAUSES", (0.01, 0.02))
+
+
 def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
@@ -56,6 +61,54 @@ def test_a_good_mirror_needs_no_second(way: str, server: SimpleNamespace, cache:
     get(cache, server.url(way), server.url("good"))
     assert server.requests == [f"/{way}/{FILE}"]
     assert (cache / FILE).stat().st_mode & 0o777 == 0o644
+
+
+def test_a_busy_server_is_asked_again_before_the_next(
+    server: SimpleNamespace,
+    cache: Path,
+    known: dict[str, bytes],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    get(cache, server.url("busy-once"), server.url("good"))
+    assert server.requests == [f"/busy-once/{FILE}"] * 2
+    assert (cache / FILE).read_bytes() == known[FILE]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"/busy-once/.* is busy \(503\), again in 0\.01 s$", line)
+
+
+def test_a_server_that_stays_busy_is_asked_three_times(
+    server: SimpleNamespace, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    get(cache, server.url("busy"), server.url("missing"), server.url("good"))
+    assert server.requests == [
+        *[f"/busy/{FILE}"] * 3, f"/missing/{FILE}", f"/good/{FILE}"
+    ]  # fmt: skip
+    lines = capsys.readouterr().err.splitlines()
+    assert ["again in" in line for line in lines] == [True, True, False, False]
+    assert "no luck" in lines[2]
+    assert "503" in lines[2]
+
+
+def test_a_folder_where_a_file_belongs_and_a_file_where_a_folder_does(
+    server: SimpleNamespace, cache: Path, tmp_path: Path
+) -> None:
+    (cache / FILE / "kept").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError, match=r"labels-idx1-ubyte\.gz is a folder, where a file"):
+        get(cache, server.url("good"))
+    assert (cache / FILE / "kept").is_dir()
+    (tmp_path / "mnist").write_text("mine")
+    for folder in (tmp_path, tmp_path / "mnist"):
+        with pytest.raises(NotADirectoryError, match="mnist is a file, where a folder belongs"):
+            get(folder, server.url("good"))
+    assert (tmp_path / "mnist").read_text() == "mine"
+    assert server.requests == []
+
+
+def test_a_file_given_as_the_folder_is_no_lack_of_data(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(NotADirectoryError, match=r"the folder .*file is a file; give the"):
+        mnist("auto", file)
 
 
 def test_all_fail_and_nothing_is_left(

@@ -1,3 +1,5 @@
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -95,6 +97,32 @@ def test_boxes_have_a_loss_and_a_metric_that_skip_missing_rows() -> None:
     metric.update_state(truth, boxes)
     assert metric.name == "iou"
     assert float(metric.result()) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("task", [*TASKS, Boxes("box")], ids=lambda task: task.name)
+def test_a_graph_that_learns_its_shapes_when_it_runs_does_not_broadcast(task: Task) -> None:
+    """One target for three outputs would count three times."""
+
+    boxes = isinstance(task, Boxes)
+    shapes = [tf.TensorSpec((None, 4) if boxes else (None,)), tf.TensorSpec((None, task.outputs))]
+    loss = tf.function(partial(task_loss, task), input_signature=shapes)
+    outputs = np.ones((3, task.outputs), "float32")
+    targets = np.tile([0, 0, 1, 1], (3, 1)) if boxes else np.array([0, 1, 1])
+    assert np.isfinite(loss(targets.astype("float32"), outputs))
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=f"task {task.name}: there must be a target for"
+    ):
+        loss(targets[:1].astype("float32"), outputs)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@each_task
+def test_half_precision_is_the_loss_of_the_same_outputs_in_float32(task: Task, dtype: str) -> None:
+    outputs = tf.cast(np.random.default_rng(0).random((3000, task.outputs)), dtype)
+    targets = np.ones(3000, "float32") + (100_000.25 if task is SIZE else 0)
+    found = task_loss(task, targets, outputs)
+    assert found.dtype == "float32"
+    assert float(found) == float(task_loss(task, targets, tf.cast(outputs, "float32")))
 
 
 @each_task

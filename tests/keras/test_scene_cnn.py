@@ -11,7 +11,7 @@ from mtl_tutorial.keras import MultiTaskModel, SceneCNN, scene_heads, task_losse
 from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task
 
 TASKS: list[Task] = [
-    Classification("digit", 10), Regression("slant"), Boxes("box"), Binary("presence")
+    Classification("digit", 10), Regression("slant"), Boxes("box", 32, 32), Binary("presence")
 ]  # fmt: skip
 
 

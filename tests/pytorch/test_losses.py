@@ -1,3 +1,6 @@
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -5,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtl_tutorial.metrics import iou
-from mtl_tutorial.pytorch import giou_loss, task_loss
-from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task
+from mtl_tutorial.pytorch import batch_losses, giou_loss, task_loss
+from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task, labelled
 
-KIND, GT5, SIZE = Classification("kind", 3), Binary("gt5"), Regression("size")
+KIND, GT5, SIZE, BOX = Classification("kind", 3), Binary("gt5"), Regression("size"), Boxes("box")
 TASKS: list[Task] = [KIND, GT5, SIZE]
 each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 
@@ -143,6 +146,7 @@ UNIT = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
         ((0.5, 0.0), 1 - 0.5 / 1.5),  # the hull is the union
         ((1.0, 1.0), 1 + (4 - 2) / 4),
         ((3.0, 0.0), 1 + (4 - 2) / 4),
+        ((0.25, 0.5), 1 - 0.375 / 1.625 + (1.875 - 1.625) / 1.875),
     ],
 )
 def test_giou_of_shifted_squares(shift: tuple[float, float], expected: float) -> None:
@@ -164,7 +168,7 @@ def test_giou_draws_disjoint_boxes_together_where_iou_is_flat() -> None:
 
 def test_a_missing_box_counts_for_nothing() -> None:
     boxes = torch.tensor([[0.0, 0.0, 1.0, 2.0], [5.0, 5.0, 9.0, 9.0]], requires_grad=True)
-    target = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, float("nan"), 1.0, 1.0]])
+    target = torch.tensor([[0.0, 0.0, 2.0, 2.0], [float("nan")] * 4])
     loss = task_loss(Boxes("box"), boxes, target)
     assert loss.item() == giou_loss(boxes[:1], target[:1]).item()
     loss.backward()
@@ -174,13 +178,178 @@ def test_a_missing_box_counts_for_nothing() -> None:
     assert giou_loss(boxes, torch.full((2, 4), float("nan"))).item() == 0
 
 
-@pytest.mark.parametrize("target", [[0.5, 0.5, 0.5, 0.5], [0.0, 0.0, 1.0, 1.0]])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_empty_and_inside_out_boxes_stay_finite(target: list[float], dtype: torch.dtype) -> None:
-    for corners in ([0.5, 0.5, 0.5, 0.5], [0.9, 0.9, 0.1, 0.1]):
-        boxes = torch.tensor([corners], dtype=dtype, requires_grad=True)
-        loss = giou_loss(boxes, torch.tensor([target], dtype=dtype))
-        loss.backward()
-        assert 0 <= loss.item() <= 2
-        assert boxes.grad is not None
-        assert boxes.grad.isfinite().all()
+def giou_by_hand(box: list[float], truth: list[float]) -> float:
+    """Go by the equation, one box at a time; corners in the wrong order enclose nothing."""
+
+    def area(x1: float, y1: float, x2: float, y2: float) -> float:
+        return max(0.0, x2 - x1) * max(0.0, y2 - y1)
+
+    x1, y1, x2, y2 = box
+    u1, v1, u2, v2 = truth
+    common = area(max(x1, u1), max(y1, v1), min(x2, u2), min(y2, v2))
+    union = area(*box) + area(*truth) - common
+    width, height = max(x1, x2, u2) - min(x1, x2, u1), max(y1, y2, v2) - min(y1, y2, v1)
+    hull = width * height
+    crossed = max(0.0, x1 - x2) / width + max(0.0, y1 - y2) / height
+    return 1 - common / union + (hull - union) / hull + crossed
+
+
+BOXES = {
+    "a box": [0.1, 0.2, 0.7, 0.9],
+    "a box elsewhere": [3.0, 0.2, 4.0, 0.5],
+    "crossed inside the truth": [0.6, 0.7, 0.2, 0.1],
+    "crossed in x alone": [0.6, 0.1, 0.2, 0.7],
+    "crossed around the truth": [2.0, 3.0, -1.0, -2.0],
+    "crossed on one side": [0.4, 2.0, 0.3, 1.5],
+    "crossed elsewhere": [5.0, 6.0, 4.5, 4.0],
+}
+
+
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+def test_giou_is_its_equation_and_pulls_crossed_corners_apart(box: list[float]) -> None:
+    truth = [0.0, 0.0, 1.0, 1.0]
+    boxes = torch.tensor([box], dtype=torch.float64, requires_grad=True)
+    loss = giou_loss(boxes, torch.tensor([truth]))
+    assert loss.item() == pytest.approx(giou_by_hand(box, truth))
+    loss.backward()
+    assert boxes.grad is not None
+    for corner in range(4):  # against finite differences
+        up, down = box.copy(), box.copy()
+        up[corner] += 1e-6
+        down[corner] -= 1e-6
+        slope = (giou_by_hand(up, truth) - giou_by_hand(down, truth)) / 2e-6
+        assert boxes.grad[0, corner].item() == pytest.approx(slope, abs=1e-6)
+    for low, high in ((0, 2), (1, 3)):
+        if box[low] > box[high]:  # the next step brings the two closer
+            assert boxes.grad[0, low] > boxes.grad[0, high]
+            assert loss.item() > 1
+
+
+def test_giou_pulls_a_point_apart() -> None:
+    """The same number for all corners, as a head of zeros gives them, encloses nothing, too."""
+    boxes = torch.full((1, 4), 0.5, requires_grad=True)
+    giou_loss(boxes, UNIT).backward()
+    assert boxes.grad is not None
+    assert boxes.grad[0].tolist() == [1, 1, -1, -1]
+
+
+@pytest.mark.parametrize("place", [1e30, -1e30, 1e19])
+def test_giou_of_boxes_far_off_stays_finite(place: float) -> None:
+    boxes = (place * torch.tensor([[1.0, 1.0, 2.0, 3.0]])).requires_grad_()
+    loss = giou_loss(boxes, UNIT)
+    loss.backward()
+    assert 1 <= loss.item() <= 4
+    assert boxes.grad is not None
+    assert boxes.grad.isfinite().all()
+
+
+def test_giou_at_the_edge_of_what_float32_can_multiply() -> None:
+    for unit in (1e-25, 1e25):
+        loss = giou_loss(unit * UNIT, unit * (UNIT + torch.tensor([0.5, 0.0, 0.5, 0.0])))
+        assert loss.item() == pytest.approx(1 - 0.5 / 1.5)
+
+
+NAN = float("nan")
+WRONG: list[tuple[Task, list[Any]]] = [
+    (KIND, [0, -100]),
+    (KIND, [0, 3]),
+    (KIND, [1.0, NAN]),
+    (KIND, [1.0, 0.5]),
+    (GT5, [1, 2]),
+    (GT5, [1, -100]),
+    (GT5, [1.0, NAN]),
+    (GT5, [1.0, 0.5]),
+    (SIZE, [1.0, math.inf]),
+    (BOX, [[0.0, 0, 1, 1], [0, 0, 0, 1]]),
+    (BOX, [[0.0, 0, 1, 1], [1, 1, 0, 0]]),
+    (BOX, [[0.0, 0, 1, 1], [0, NAN, 1, 1]]),
+    (BOX, [[0.0, 0, 1, 1], [-1, -1, -1, -1]]),
+    (BOX, [[0.0, 0, 1, 1], [0, 0, math.inf, 1]]),
+]
+
+
+@pytest.mark.parametrize(("task", "targets"), WRONG)
+def test_a_label_that_cannot_be_is_never_trained_on(task: Task, targets: list[Any]) -> None:
+    """The loss cannot name it without a look from the CPU, so it is NaN; a batch's losses can."""
+    outputs = torch.ones(2, task.outputs, requires_grad=True)
+    loss = task_loss(task, outputs, torch.tensor(targets))
+    loss.backward()
+    assert loss.isnan()
+    assert outputs.grad is not None
+    assert outputs.grad.isnan().any()
+    for kind in (torch.tensor, np.array):
+        with pytest.raises(ValueError, match=f"task {task.name!r}: row 1 holds"):
+            batch_losses([task], {task.name: outputs}, {task.name: kind(targets)})
+
+
+@pytest.mark.parametrize("task", [*TASKS, BOX], ids=lambda task: task.name)
+def test_outputs_and_targets_that_do_not_fit_together(task: Task) -> None:
+    width = task.outputs
+    labels = torch.full((3, 4) if task is BOX else (3,), task.missing)
+    for outputs in (torch.zeros(3), torch.zeros(3, width + 1), torch.zeros(3, 1, width)):
+        with pytest.raises(ValueError, match=rf"'{task.name}': outputs are float32 of shape \("):
+            task_loss(task, outputs, labels)
+    with pytest.raises(ValueError, match="outputs are int64"):
+        task_loss(task, torch.zeros(3, width, dtype=torch.int64), labels)
+    for targets in (labels[:2], labels[:1], labels.ravel()[0], torch.stack([labels, labels])):
+        with pytest.raises(ValueError, match=rf"'{task.name}': targets have shape \("):
+            task_loss(task, torch.zeros(3, width), targets)
+    with pytest.raises(ValueError, match=rf"'{task.name}': targets have shape \("):
+        batch_losses([task], {task.name: torch.zeros(3, width)}, {task.name: labels[:1]})
+
+
+@each_task
+def test_targets_in_a_column_are_read_row_by_row(task: Task) -> None:
+    outputs = torch.randn(4, task.outputs)
+    targets = torch.tensor([0.0, 1.0, 1.0, task.missing])
+    expected = task_loss(task, outputs, targets)
+    assert task_loss(task, outputs, targets[:, None]).item() == expected.item()
+    assert task_loss(task, outputs, targets.reshape(2, 2)).item() == expected.item()
+    perfect = torch.tensor([[0.0], [1.0], [3.0]])
+    assert task_loss(SIZE, perfect, perfect).item() == 0  # not the 10 / 3 of all pairs
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("task", [*TASKS, BOX], ids=lambda task: task.name)
+def test_half_precision_is_the_loss_of_the_same_outputs_in_float32(
+    task: Task, dtype: torch.dtype
+) -> None:
+    """3,000 rows: bfloat16 counts them as 3,008, and float16 ends at 65,504."""
+    outputs = torch.rand(3000, task.outputs).to(dtype)
+    targets = torch.ones(3000) if task is not BOX else UNIT.expand(3000, 4)
+    if task is SIZE:
+        targets = targets + 100_000.25
+    found = task_loss(task, outputs, targets)
+    assert found.dtype == torch.float32
+    assert found.item() == task_loss(task, outputs.float(), targets).item()
+
+
+def test_batch_losses_are_the_losses_of_the_tasks_that_have_a_label() -> None:
+    generator = np.random.default_rng(0)
+    tasks = [*TASKS, BOX]
+    for step in range(8):
+        rows = 1 + step
+        outputs = {task.name: torch.randn(rows, task.outputs) for task in tasks}
+        targets: dict[str, Any] = {task.name: labels(task, rows, generator) for task in TASKS}
+        targets["box"] = UNIT.repeat(rows, 1)
+        targets["box"][generator.random(rows) < 0.5] = NAN
+        targets["kind"] = targets["kind"].numpy()  # an array will do
+        found = batch_losses(tasks, outputs, targets)
+        assert list(found) == [task.name for task in tasks]
+        for task in tasks:
+            truth, loss = torch.as_tensor(targets[task.name]), found[task.name]
+            if labelled(task, truth.numpy()).any():
+                assert loss is not None
+                assert loss.item() == task_loss(task, outputs[task.name], truth).item()
+            else:
+                assert loss is None
+
+
+def test_a_head_may_stay_idle_only_where_its_task_has_no_label() -> None:
+    outputs = {"gt5": torch.zeros(2, 1)}
+    targets = {"gt5": [0, 1], "size": [NAN, NAN]}
+    assert batch_losses([GT5, SIZE], outputs, targets)["size"] is None
+    with pytest.raises(KeyError, match=r"'size' has labels, but no outputs; \['gt5'\] have"):
+        batch_losses([GT5, SIZE], outputs, targets | {"size": [NAN, 1.0]})
+    with pytest.raises(KeyError, match=r"no target named 'size'; there are \['gt5'\]"):
+        batch_losses([GT5, SIZE], outputs, {"gt5": [0, 1]})

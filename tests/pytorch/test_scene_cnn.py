@@ -7,7 +7,7 @@ from mtl_tutorial.pytorch import HardSharing, SceneCNN, fit, scene_heads, task_l
 from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task
 
 TASKS: list[Task] = [
-    Classification("digit", 10), Regression("slant"), Boxes("box"), Binary("presence")
+    Classification("digit", 10), Regression("slant"), Boxes("box", 32, 32), Binary("presence")
 ]  # fmt: skip
 
 

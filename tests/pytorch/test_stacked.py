@@ -127,3 +127,58 @@ def test_batch_norm_is_refused() -> None:
     model = HardSharing(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)), linear_heads(TASKS, 5))
     with pytest.raises(ValueError, match="batch norm"):
         fit_stacked([model], TASKS, TRAINS[:1], VALID, weights=[[1, 1, 1]], seeds=[0], epochs=1)
+
+
+def test_weights_are_no_integers_where_the_inputs_are() -> None:
+    """Word numbers are int64; a weight of 0.5 must not become a 0 with them."""
+    generator = np.random.default_rng(0)
+    numbers = generator.integers(0, 9, size=(40, 6))
+    targets = {name: target[:40] for name, target in TRAINS[0].targets.items()}
+    words = Split(numbers, targets)
+
+    def reader() -> HardSharing:
+        torch.manual_seed(0)
+        trunk = nn.Sequential(nn.Embedding(9, 2), nn.Flatten(), nn.Linear(12, 5))
+        return HardSharing(trunk, linear_heads(TASKS, features=5))
+
+    stacked, alone, weights = reader(), reader(), [0.5, 0.3, 0.2]
+    fit_stacked([stacked], TASKS, [words], words, weights=[weights], seeds=[0], epochs=2)
+    fit(
+        alone, TASKS, words, words, epochs=2, weighting=Static(weights), patience=2, device="cpu",
+        optimizer=torch.optim.Adam(alone.parameters(), lr=1e-3, fused=True),
+    )  # fmt: skip
+    for one, other in zip(stacked.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_no_validation_label_where_it_would_choose_the_epoch() -> None:
+    valid = data(30, 9)
+    valid.targets["size"][:] = np.nan
+    with pytest.raises(ValueError, match="task 'size' has no label in the validation data, so no"):
+        fit_stacked([net(0)], TASKS, TRAINS[:1], valid, weights=[[1, 1, 1]], seeds=[0], epochs=1)
+    (history,) = fit_stacked(
+        [net(0)], TASKS, TRAINS[:1], valid, weights=[[1, 1, 0]], seeds=[0], epochs=2
+    )
+    assert np.isnan(history["val_size_loss"]).all()
+    assert history["val_loss"] == pytest.approx(
+        np.add(history["val_kind_loss"], history["val_big_loss"])
+    )
+
+
+def test_what_is_no_data_is_found_before_the_first_step() -> None:
+    models, wrong = [net(0)], data(40, 0)
+    wrong.inputs[3, 2] = np.inf
+    with pytest.raises(ValueError, match="inputs: row 3, column 2 holds inf"):
+        fit_stacked(models, TASKS, [wrong], VALID, weights=[[1, 1, 1]], seeds=[0], epochs=1)
+    with pytest.raises(ValueError, match="epochs and batch_size must be at least 1; got 0, 64"):
+        fit_stacked(models, TASKS, TRAINS[:1], VALID, weights=[[1, 1, 1]], seeds=[0], epochs=0)
+    assert torch.equal(weight(models[0]), weight(net(0)))
+
+
+def test_inputs_in_double_precision_are_those_of_single_precision() -> None:
+    models = [net(0), net(0)]
+    for model, dtype in zip(models, ("float32", "float64"), strict=True):
+        train, valid = (Split(d.inputs.astype(dtype), d.targets) for d in (TRAINS[0], VALID))
+        fit_stacked([model], TASKS, [train], valid, weights=[[1, 1, 1]], seeds=[0], epochs=2)
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(one, other)

@@ -224,13 +224,201 @@ def test_missing_labels_have_no_say() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+def without(task: str, rows: int) -> Split:
+    data = split(rows)
+    data.targets[task][:] = -1
+    return data
+
+
 def test_a_task_without_any_label_is_left_alone() -> None:
-    train = split(20)
-    train.targets["big"][:] = -1
+    train = without("big", 20)
     model, alone = net(), net()
-    fit(model, TASKS, train, VALID, epochs=2)
+    with pytest.warns(UserWarning, match="'big' has no label in the training data") as caught:
+        history = fit(model, TASKS, train, VALID, epochs=2)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert np.isnan(history["big_loss"]).all()  # 0 would be perfect
     fit(alone, TASKS[:1], train, VALID, epochs=2)
     assert same(model, alone)
+
+
+def test_validation_without_a_label_is_nan_and_said_once() -> None:
+    valid = without("big", 20)
+    with pytest.warns(UserWarning, match="'big' has no label in the validation data") as caught:
+        history = fit(net(), TASKS, TRAIN, valid, epochs=2)
+    assert len(caught) == 1
+    for key in ("big_loss", "big_accuracy", "big_f1", "loss"):
+        assert np.isnan(history[f"val_{key}"]).all()
+    assert np.isfinite(history["val_kind_loss"]).all()
+    alone = evaluate(net(), TASKS[:1], valid)
+    both = evaluate(net(), TASKS, valid)
+    assert {key: both[key] for key in alone if key != "loss"} == {
+        key: value for key, value in alone.items() if key != "loss"
+    }
+    assert np.isnan(both["loss"])
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "val_big_loss", "val_big_f1", "big_loss"])
+def test_no_patience_with_what_will_be_nan(monitor: str) -> None:
+    """NaN is never better than another epoch: the first one would come back, whatever it was."""
+    model, empty = net(), without("big", 20)
+    train, valid = (empty, VALID) if monitor == "big_loss" else (TRAIN, empty)
+    with pytest.raises(ValueError, match=f"'{monitor}' will be NaN, since task 'big' has no label"):
+        fit(model, TASKS, train, valid, epochs=2, patience=1, monitor=monitor)
+    assert same(model, net())
+    with pytest.warns(UserWarning, match="'big' has no label"):
+        fit(model, TASKS, train, valid, epochs=2, patience=1, monitor="val_kind_loss")
+
+
+def test_inputs_in_double_precision_are_those_of_single_precision() -> None:
+    models = [net(), net()]
+    for model, dtype in zip(models, ("float32", "float64"), strict=True):
+        train, valid = (Split(d.inputs.astype(dtype), d.targets) for d in (TRAIN, VALID))
+        fit(model, TASKS, train, valid, epochs=2)
+    assert same(*models)
+    found = predict(models[0], VALID.inputs.astype("float64"))
+    np.testing.assert_array_equal(found["kind"], predict(models[0], VALID.inputs)["kind"])
+    assert evaluate(net().double(), TASKS, VALID)["loss"] == pytest.approx(
+        evaluate(net(), TASKS, VALID)["loss"]
+    )
+
+
+def test_a_model_in_bfloat16_trains_and_predicts() -> None:
+    model = net().bfloat16()
+    history = fit(
+        model, TASKS, TRAIN, VALID, epochs=1, optimizer=torch.optim.SGD(model.parameters(), lr=0.1)
+    )
+    assert history["val_loss"][0] == pytest.approx(evaluate(net(), TASKS, VALID)["loss"], rel=0.1)
+    assert predict(model, VALID.inputs)["kind"].dtype == np.float32
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_input_that_is_no_number_is_found_before_training(value: float) -> None:
+    model, wrong = net(), split(50)
+    wrong.inputs[7, 3] = value
+    match = f"inputs: row 7, column 3 holds {value}"
+    for train, valid in ((wrong, VALID), (TRAIN, wrong)):
+        with pytest.raises(ValueError, match=match):
+            fit(model, TASKS, train, valid, epochs=1)
+    with pytest.raises(ValueError, match=match):
+        evaluate(model, TASKS, wrong)
+    with pytest.raises(ValueError, match=match):
+        predict(model, wrong.inputs)
+    assert same(model, net())
+
+
+def test_a_label_that_cannot_be_is_not_evaluated() -> None:
+    wrong = split(50)
+    wrong.targets["kind"][5] = -100
+    with pytest.raises(ValueError, match="task 'kind': row 5 holds -100"):
+        evaluate(net(), TASKS, wrong)
+
+
+def test_a_training_that_diverges_ends_with_a_history_that_says_so() -> None:
+    """Numbers that overflow are NaN in every metric, and no reason to lose the other epochs."""
+    task = Regression("size")
+    model = net([task])
+    data = Split(TRAIN.inputs, {"size": 1e4 * TRAIN.inputs[:, 0]})
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e6)
+    history = fit(model, [task], data, data, epochs=3, optimizer=optimizer)
+    assert np.isnan(history["val_size_mae"][-1])
+    assert len(history["val_size_mae"]) == 3
+
+
+def test_no_row_and_numbers_below_1() -> None:
+    model, none = net(), TRAIN.take(slice(0))
+    for train, valid in ((none, VALID), (TRAIN, none)):
+        with pytest.raises(ValueError, match=r"nothing to learn from: .* shape \(0, 6\)"):
+            fit(model, TASKS, train, valid, epochs=1)
+    with pytest.raises(ValueError, match="nothing to learn from"):
+        predict(model, none.inputs)
+    for epochs, batch_size, patience in ((0, 64, None), (1, 0, None), (1, 64, 0)):
+        with pytest.raises(ValueError, match="epochs, batch_size and patience must be at least 1"):
+            fit(
+                model, TASKS, TRAIN, VALID,
+                epochs=epochs, batch_size=batch_size, patience=patience,
+            )  # fmt: skip
+    assert same(model, net())
+
+
+def test_one_row_is_a_training_set() -> None:
+    model = net()
+    history = fit(model, TASKS, TRAIN.take(slice(1)), VALID.take(slice(1)), epochs=2)
+    assert np.isfinite(list(history.values())).all()
+    assert not same(model, net())
+
+
+def test_a_last_batch_of_one_row_is_no_end_of_an_epoch_with_batch_norm() -> None:
+    """PyTorch refuses it, but after the other batches of the epoch have changed the model."""
+    model = net(trunk=nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8)))
+    start = copy.deepcopy(model)
+    with pytest.raises(ValueError, match="50 rows in batches of 7 leave a single row"):
+        fit(model, TASKS, TRAIN, VALID, epochs=1, batch_size=7)
+    assert same(model, start)
+    fit(model, TASKS, TRAIN, VALID, epochs=1, batch_size=8)
+    places = nn.Sequential(
+        nn.Unflatten(1, (1, 6)), nn.BatchNorm1d(1), nn.Flatten(), nn.Linear(6, 8)
+    )
+    fit(net(trunk=places), TASKS, TRAIN, VALID, epochs=1, batch_size=7)  # six numbers a channel
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "gave no batch"),
+        ([[0, 1], []], "for batch 2; a batch is an array of row numbers, from 0 to 49"),
+        ([[0, 50]], "for batch 1"),
+        ([[-1, 0]], "for batch 1"),
+        ([[0.0, 1.0]], "for batch 1"),
+        ([[True] * 50], "for batch 1"),
+    ],
+)
+def test_a_sampler_that_gives_no_rows(given: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(net(), TASKS, TRAIN, VALID, epochs=1, sampler=lambda *_: map(np.array, given))
+
+
+def test_a_sampler_that_is_used_up() -> None:
+    """The same iterator for every epoch has nothing left in the second one."""
+    once = iter(list(batches(50, 16)))
+    with pytest.raises(ValueError, match="gave no batch; it is called anew for each epoch"):
+        fit(net(), TASKS, TRAIN, VALID, epochs=2, sampler=lambda *_: once)
+
+
+class Seen(Exception):
+    """Raised in the first forward pass: nothing after it can run on a device that computes nothing."""
+
+
+class Look(nn.Module):
+    """Tell on which device inputs and parameters are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(6))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        raise Seen(inputs.device.type, self.weight.device.type)
+
+
+def test_the_device_is_where_training_happens() -> None:
+    for device in ("cpu", "meta"):
+        model = HardSharing(Look(), linear_heads(TASKS, features=8))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with pytest.raises(Seen) as seen:
+            fit(model, TASKS, TRAIN, VALID, epochs=1, optimizer=optimizer, device=device)
+        assert seen.value.args == (device, device)
+
+
+def test_the_device_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere(HardSharing):
+        def to(self, device: Any) -> Any:  # type: ignore[override]  # all that fit asks for
+            raise Seen(device.type)
+
+    model = Elsewhere(Look(), linear_heads(TASKS, features=8))
+    for available, expected in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda answer=available: answer)
+        with pytest.raises(Seen) as seen:
+            fit(model, TASKS, TRAIN, VALID, epochs=1)
+        assert seen.value.args == (expected,)
 
 
 def test_early_stopping_puts_the_best_epoch_back() -> None:
@@ -361,6 +549,20 @@ def test_famo_observes_each_batch_after_its_step_at_rest() -> None:
     fit(model, TASKS, TRAIN, VALID, epochs=3, batch_size=len(TRAIN), weighting=weighting)
     assert len(seen) == 3
     assert np.abs(weighting.logits).max() > 0
+
+
+def test_a_batch_without_any_label_is_no_step() -> None:
+    """FAMO would be asked what a step has done that was none."""
+    train = split(24)
+    for target in train.targets.values():
+        target[8:] = -1
+    model, alone = net(), net()
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 4, "sampler": None}
+    settings["sampler"] = lambda size, generator: batches(24, size)
+    fit(model, TASKS, train, VALID, weighting=FAMO(), **settings)
+    settings["sampler"] = lambda size, generator: batches(8, size)
+    fit(alone, TASKS, train, VALID, weighting=FAMO(), **settings)
+    assert same(model, alone)
 
 
 def test_dwa_counts_epochs() -> None:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from mtl_tutorial.keras.models.hard_sharing import BoxHead
 from mtl_tutorial.tasks import Boxes, Task, check_tasks
 
 GRID = 8  # cells along each side of the attention map
@@ -101,50 +102,30 @@ class SceneCNN(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
 
 
 @keras.saving.register_keras_serializable("mtl_tutorial")
-class BoxHead(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """Boxes from the features of :class:`SceneCNN`; see :class:`mtl_tutorial.pytorch.BoxHead`.
+class SceneBoxHead(BoxHead):
+    """Boxes from the features of :class:`SceneCNN`; see :class:`mtl_tutorial.pytorch.SceneBoxHead`.
 
     Parameters
     ----------
-    size : int
-        Side of the images: the boxes are in pixels.
+    width, height : float
+        The image's sides, in the unit of the boxes.
 
     Examples
     --------
-    >>> tuple(BoxHead(64)(np.zeros((5, 67), "float32")).shape)
+    >>> tuple(SceneBoxHead(width=64, height=64)(np.zeros((5, 67), "float32")).shape)
     (5, 4)
     """
 
-    def __init__(self, size: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.size = size
-        start = keras.initializers.Constant([0.0, 0.0, -1.0, -1.0])
-        self.linear = keras.layers.Dense(4, bias_initializer=start)
-
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Create the weights."""
-        self.linear.build(input_shape)
-        self.built = True
+    centre = 0.0
 
     def call(self, features: Any) -> Any:
-        """Give corners (x1, y1, x2, y2) in pixels, shape (N, 4)."""
+        """Give corners (x1, y1, x2, y2), shape (N, 4)."""
         numbers = self.linear(features)
-        centre = features[:, -3:-1] + numbers[:, :2]
-        half = ops.softplus(numbers[:, 2:]) / 2
-        return self.size * ops.concatenate([centre - half, centre + half], axis=1)
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
-        """Shape of the boxes."""
-        return (input_shape[0], 4)
-
-    def get_config(self) -> dict[str, Any]:
-        """Size, for ``save``."""
-        config: dict[str, Any] = super().get_config()
-        return config | {"size": self.size}
+        return self._boxes(features[:, -3:-1] + numbers[:, :2], numbers[:, 2:])
 
 
 def scene_heads(tasks: Sequence[Task], trunk: SceneCNN) -> dict[str, keras.layers.Layer]:
-    """Build a :class:`BoxHead` for each task of boxes, one linear layer for each other.
+    """Build a :class:`SceneBoxHead` for each task of boxes, one linear layer for each other.
 
     Parameters
     ----------
@@ -156,10 +137,10 @@ def scene_heads(tasks: Sequence[Task], trunk: SceneCNN) -> dict[str, keras.layer
     >>> from mtl_tutorial.tasks import Binary
     >>> heads = scene_heads([Boxes("box"), Binary("presence")], SceneCNN(32))
     >>> [type(head).__name__ for head in heads.values()]
-    ['BoxHead', 'Dense']
+    ['SceneBoxHead', 'Dense']
     """
     return {
-        task.name: BoxHead(trunk.size, name=task.name)
+        task.name: SceneBoxHead(task.width, task.height, name=task.name)
         if isinstance(task, Boxes)
         else keras.layers.Dense(task.outputs, name=task.name)
         for task in check_tasks(tasks)

@@ -1,13 +1,14 @@
 """Architectures in PyTorch: a trunk that tasks share, and a head for each."""
 
-from mtl_tutorial.pytorch.models.hard_sharing import HardSharing, linear_heads, mlp
+from mtl_tutorial.pytorch.models.hard_sharing import BoxHead, HardSharing, linear_heads, mlp
 from mtl_tutorial.pytorch.models.resnet import load_resnet18, resnet18
-from mtl_tutorial.pytorch.models.scene_cnn import BoxHead, SceneCNN, scene_heads
+from mtl_tutorial.pytorch.models.scene_cnn import SceneBoxHead, SceneCNN, scene_heads
 from mtl_tutorial.pytorch.models.text_lstm import TextHead, TextLSTM, TextTransformer
 
 __all__ = [
     "BoxHead",
     "HardSharing",
+    "SceneBoxHead",
     "SceneCNN",
     "TextHead",
     "TextLSTM",

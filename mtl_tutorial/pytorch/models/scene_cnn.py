@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F  # PyTorch's own name for it
 from torch import Tensor, nn
 
+from mtl_tutorial.pytorch.models.hard_sharing import BoxHead
 from mtl_tutorial.tasks import Boxes, Task, check_tasks
 
 GRID = 8  # cells along each side of the attention map
@@ -76,40 +76,37 @@ class SceneCNN(nn.Module):
         return torch.cat([seen, weights @ self.cells, scores.amax(dim=1, keepdim=True)], dim=1)
 
 
-class BoxHead(nn.Module):
+class SceneBoxHead(BoxHead):
     r"""Boxes from the features of :class:`SceneCNN`: around the centre of its attention.
 
-    A linear layer gives a shift :math:`(d_x, d_y)` and two numbers that a softplus makes positive,
-    the box's width and height; all four as shares of the image's side. So corners never cross.
+    A :class:`BoxHead` whose centre is a shift, 0 to begin with, from where the attention is.
 
     Parameters
     ----------
     features : int
         The width C + 3 of the features.
-    size : int
-        Side of the images: the boxes are in pixels.
+    width, height : float
+        The image's sides, in the unit of the boxes.
 
     Examples
     --------
     >>> import torch
-    >>> BoxHead(67, size=64)(torch.zeros(5, 67)).shape
+    >>> SceneBoxHead(67, width=64, height=64)(torch.zeros(5, 67)).shape
     torch.Size([5, 4])
     """
 
-    def __init__(self, features: int, size: int) -> None:
-        super().__init__()
-        self.size, self.linear = size, nn.Linear(features, 4)
-        nn.init.constant_(self.linear.bias[2:], -1.0)  # a third of the side, to begin with
+    def __init__(self, features: int, width: float = 1, height: float = 1) -> None:
+        super().__init__(features, width, height)
+        nn.init.zeros_(self.linear.bias[:2])
 
     def forward(self, features: Tensor) -> Tensor:
-        """Give corners (x1, y1, x2, y2) in pixels, shape (N, 4)."""
+        """Give corners (x1, y1, x2, y2), shape (N, 4)."""
         shift, raw = self.linear(features).split(2, dim=1)
-        centre, half = features[:, -3:-1] + shift, F.softplus(raw) / 2
-        return self.size * torch.cat([centre - half, centre + half], dim=1)
+        return self._boxes(features[:, -3:-1] + shift, raw)
 
 
 def scene_heads(tasks: Sequence[Task], trunk: SceneCNN) -> dict[str, nn.Module]:
-    """Build a :class:`BoxHead` for each task of boxes, one linear layer for each other.
+    """Build a :class:`SceneBoxHead` for each task of boxes, one linear layer for each other.
 
     Parameters
     ----------
@@ -121,11 +118,11 @@ def scene_heads(tasks: Sequence[Task], trunk: SceneCNN) -> dict[str, nn.Module]:
     >>> from mtl_tutorial.tasks import Binary
     >>> heads = scene_heads([Boxes("box"), Binary("presence")], SceneCNN(32))
     >>> [type(head).__name__ for head in heads.values()]
-    ['BoxHead', 'Linear']
+    ['SceneBoxHead', 'Linear']
     """
     width = trunk.features
     return {
-        task.name: BoxHead(width, trunk.size)
+        task.name: SceneBoxHead(width, task.width, task.height)
         if isinstance(task, Boxes)
         else nn.Linear(width, task.outputs)
         for task in check_tasks(tasks)
