@@ -201,6 +201,7 @@ def run_notebook(path: Path, timeout: int) -> Run:
     client = NotebookClient(
         notebook,
         timeout=notebook.metadata.get("execution", {}).get("timeout", timeout),
+        startup_timeout=timeout,
         resources={"metadata": {"path": str(path.parent)}},
         record_timing=False,  # it would write into the cell metadata, which is the cache's key
         skip_cells_with_tag="",  # every cell runs

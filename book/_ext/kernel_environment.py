@@ -1,4 +1,7 @@
-"""What is set for every kernel that runs a chapter, by ``book/build.py`` or by ``pytest --nbmake``."""
+"""What holds for every kernel that runs a chapter, by ``book/build.py`` or by ``pytest --nbmake``."""
+
+CELL_SECONDS = 1800
+"""When a cell is stopped, by the clock, as in ``_config.yml``: for what hangs, not for what is slow."""
 
 ENVIRONMENT = {
     # Two chapters run at a time, so one thread each fills two cores.

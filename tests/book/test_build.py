@@ -451,16 +451,30 @@ def test_a_page_may_speak_of_folders(build_script: ModuleType, tmp_path: Path) -
 # --- the commands, typed at the root ----------------------------------------------------------------
 
 
+THREADS = "import os\nassert os.environ['OPENBLAS_NUM_THREADS'] == '1'"
+COLLECT = """import pytest
+
+class Plugin:
+    def pytest_sessionstart(self, session):
+        print("seconds a cell:", session.config.option.nbmake_timeout)
+
+pytest.main(["--collect-only", "-p", "no:cacheprovider"], plugins=[Plugin()])
+"""
+
+
 def test_pytest_nbmake_runs_the_chapters(book: SmallBook) -> None:
     """And plain pytest does not; nor do our modules count as tests."""
     shutil.copy(ROOT / "pyproject.toml", book.root)
     (book.root / "tests").mkdir()
-    pytest = ("-m", "pytest", "-p", "no:cacheprovider")
-    with_chapters, plain = book.run(*pytest, "--nbmake"), book.run(*pytest, "--collect-only")
+    edit_notebook(book, lambda n: n["cells"][-2].update(source=THREADS))
+    with_chapters = book.run("-m", "pytest", "-p", "no:cacheprovider", "--nbmake")
     assert with_chapters.returncode == 0, with_chapters.stdout
     assert re.search("^=+ 1 passed", with_chapters.stdout, re.MULTILINE)
     assert "book/chapter.ipynb" in with_chapters.stdout
+    plain = book.run("-c", COLLECT)
     assert "no tests collected" in plain.stdout, plain.stdout
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    assert f"seconds a cell: {config['execute']['timeout']}\n" in plain.stdout
 
 
 ASK = """import socket
