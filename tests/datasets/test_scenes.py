@@ -4,9 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtl_tutorial.datasets import Split, digits, ink_box, scenes
-from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, check_targets
+from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task, check_targets
 
-TASKS = [Classification("digit", 10), Regression("slant"), Boxes("box"), Binary("presence")]
+
+def tasks(size: int) -> list[Task]:
+    box = Boxes("box", width=size, height=size)
+    return [Classification("digit", 10), Regression("slant"), box, Binary("presence")]
 
 
 @settings(max_examples=20)
@@ -17,7 +20,7 @@ TASKS = [Classification("digit", 10), Regression("slant"), Boxes("box"), Binary(
 )
 def test_every_target_is_allowed_and_missing_together(size: int, empty: float, seed: int) -> None:
     drawn = scenes(digits().train, 40, size=size, empty=empty, seed=seed)
-    check_targets(TASKS, drawn.targets, len(drawn))
+    check_targets(tasks(size), drawn.targets, len(drawn))
     there = drawn.targets["presence"] == 1
     assert drawn.inputs.shape == (40, size, size)
     assert drawn.inputs.dtype == drawn.targets["slant"].dtype == np.float32
