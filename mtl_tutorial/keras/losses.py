@@ -232,6 +232,15 @@ class TaskLoss(keras.losses.Loss):  # type: ignore[misc]  # Keras has no types
         super().__init__(**{"name": "task_loss", **kwargs, "reduction": None})
         self.task = _task(task)
 
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Mean over the rows that have a label, a scalar; no other weights or masks of rows."""
+        if sample_weight is not None or getattr(y_pred, "_keras_mask", None) is not None:
+            raise ValueError(
+                f"the loss of task {self.task.name!r} takes no sample weights and no masked outputs; "
+                f"mark rows to skip as missing labels ({self.task.missing})"
+            )
+        return super().__call__(y_true, y_pred)
+
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Mean over the rows that have a label, a scalar."""
         return task_loss(self.task, y_true, y_pred)
@@ -240,14 +249,29 @@ class TaskLoss(keras.losses.Loss):  # type: ignore[misc]  # Keras has no types
         """Whether any row of the batch has a label, a scalar; if none has, the task is absent."""
         return ops.any(_labels(self.task, y_true)[0])
 
+    def labelled(self, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+        """Targets and outputs of the rows that have a label; one row a word where targets do so."""
+        rows = ops.nonzero(_labels(self.task, y_true)[0])[0]
+        if tuple(y_true.shape[1:]) not in ((), (1,)) and not isinstance(self.task, Boxes):
+            y_true = ops.reshape(y_true, (-1,))
+        return ops.take(y_true, rows, axis=0), ops.take(y_pred, rows, axis=0)
+
     def get_config(self) -> dict[str, Any]:
         """Name and task, for ``save``."""
         config: dict[str, Any] = super().get_config()
         return config | {"task": _task_config(self.task)}
 
 
+class LabelledMean(keras.metrics.Mean):  # type: ignore[misc]  # Keras has no types
+    """A running mean that is NaN, not a perfect or hopeless 0, where nothing was counted."""
+
+    def result(self) -> Any:
+        """Mean of what was counted since the last reset."""
+        return ops.divide(self.total, ops.cast(self.count, self.dtype))
+
+
 @keras.saving.register_keras_serializable("mtl_tutorial")
-class TaskMetric(keras.metrics.Mean):  # type: ignore[misc]  # Keras has no types
+class TaskMetric(LabelledMean):
     """Running mean of a task's metric over the rows that have a label; see :func:`task_metrics`."""
 
     def __init__(self, task: Task | dict[str, Any], **kwargs: Any) -> None:
@@ -268,7 +292,10 @@ class TaskMetric(keras.metrics.Mean):  # type: ignore[misc]  # Keras has no type
             value = common / ops.maximum(union, _TINY)
         else:
             value = ops.abs(outputs[:, 0] - ops.cast(truth, outputs.dtype))
-        super().update_state(ops.cast(value, self.dtype), ops.cast(there, self.dtype))
+        count = ops.cast(there, self.dtype)
+        if sample_weight is not None:
+            count *= ops.reshape(ops.cast(sample_weight, self.dtype), (-1,))
+        super().update_state(ops.cast(value, self.dtype), count)
 
     def get_config(self) -> dict[str, Any]:
         """Name and task, for ``save``."""

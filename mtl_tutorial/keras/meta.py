@@ -50,7 +50,8 @@ def reptile_step(
     Raises
     ------
     ValueError
-        Inputs and targets disagree in number, nothing is trainable, or a layer updates a state.
+        Inputs and targets disagree in number, nothing is trainable, a layer updates a state, or the
+        loss is no scalar.
 
     Examples
     --------
@@ -123,7 +124,7 @@ def maml_step(
     ------
     ValueError
         Inputs and targets disagree in number, support and query in tasks, nothing is trainable,
-        ``steps`` is below 1, or a layer updates a state.
+        ``steps`` is below 1, a layer updates a state, or the loss is no scalar.
 
     Examples
     --------
@@ -157,7 +158,10 @@ def _value(model: keras.Model, loss: Loss, theta: Sequence[Any], inputs: Any, ta
     outputs, new = model.stateless_call(theta, state, inputs, training=True)
     if any(a is not b for a, b in zip(state, new, strict=True)):
         raise ValueError("a layer updates a state, such as batch norm's; tasks cannot share it")
-    return loss(targets, outputs)
+    value = loss(targets, outputs)
+    if value.shape.rank != 0:
+        raise ValueError(f"the loss must give one number a batch; it has shape {value.shape}")
+    return value
 
 
 def _adapt(

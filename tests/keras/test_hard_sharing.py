@@ -1,4 +1,6 @@
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -110,3 +112,87 @@ def test_a_name_that_no_scope_of_tensorflow_can_have_is_refused_at_once() -> Non
             pass
         with nullcontext() if allowed else pytest.raises(ValueError, match="Python identifier"):
             Binary(name)
+
+
+class Block(keras.Layer):  # type: ignore[misc]  # Keras has no types
+    """Of a user's own: sublayers, and no ``build()``."""
+
+    def __init__(self, units: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units = units
+        self.wide, self.norm = keras.layers.Dense(units), keras.layers.BatchNormalization()
+        self.dropout = keras.layers.Dropout(0.5)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        hidden = self.norm(self.wide(inputs), training=training)
+        return self.dropout(keras.ops.relu(hidden), training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        return dict(super().get_config()) | {"units": self.units}
+
+
+class Reader(Block):
+    """Takes integers alone."""
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return super().call(tf.reduce_sum(tf.one_hot(inputs, 5), axis=1), training)
+
+
+class Model(keras.Model):  # type: ignore[misc]  # Keras has no types
+    """A head that is a model of a user's own."""
+
+    def __init__(self, units: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units = units
+        self.block, self.last = Block(units), keras.layers.Dense(units)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.last(self.block(inputs, training=training))
+
+    def get_config(self) -> dict[str, Any]:
+        return dict(super().get_config()) | {"units": self.units}
+
+
+def functional(units: int) -> keras.Model:
+    inputs = keras.Input((7,))
+    return keras.Model(inputs, Block(units)(inputs))
+
+
+OWN = {"Block": Block, "Reader": Reader, "Model": Model}
+
+
+@pytest.mark.parametrize("kind", [HardSharing, MultiTaskModel])
+@pytest.mark.parametrize("trunk", [Block, Reader], ids=["numbers", "integers"])
+def test_layers_without_build_predict_the_same_after_loading(
+    trunk: type[Block], kind: type[HardSharing], tmp_path: Path
+) -> None:
+    heads = {"layer": Block(3), "model": Model(2), "functional": functional(4)}
+    model = kind(trunk(7), heads)
+    inputs = np.random.default_rng(0).integers(0, 5, (6, 5))
+    if trunk is Block:
+        inputs = inputs.astype("float32")
+    shape = model(inputs)["model"].shape
+    for weight in model.weights:
+        weight.assign(weight + 0.1)  # not what a new layer starts with
+    expected = model.predict(inputs, verbose=0)
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    with keras.saving.custom_object_scope(OWN):
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        twin = kind.from_config(model.get_config())
+    twin(inputs)
+    twin.load_weights(tmp_path / "model.weights.h5")
+    for found in (loaded, twin):
+        assert len(found.weights) == len(model.weights)
+        for name, output in found.predict(inputs, verbose=0).items():
+            np.testing.assert_array_equal(output, expected[name])
+    assert shape == (6, 2)
+
+
+def test_build_complains_of_the_shape() -> None:
+    """In the words of the layer that does not take it."""
+    model = HardSharing(
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), {"a": Block(2)}
+    )
+    with pytest.raises(ValueError, match="expected"):
+        model.build((None, 5))

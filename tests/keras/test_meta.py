@@ -103,6 +103,8 @@ def test_what_cannot_be_adapted_is_refused_and_nothing_moves() -> None:
         maml_step(model, sgd(), mse, (x, y[:, :4]), (x, y), lr=0.1)
     with pytest.raises(ValueError, match="3 equal leading axes"):
         reptile_step(model, sgd(), mse, (x, y), lr=0.1)
+    with pytest.raises(ValueError, match=r"one number a batch; it has shape \(\d+,\)"):
+        maml_step(model, sgd(), keras.losses.mean_squared_error, (x, y), (x, y), lr=0.1)
     model.trainable = False
     with pytest.raises(ValueError, match="nothing to adapt"):
         reptile_step(model, sgd(), mse, (x[:, None], y[:, None]), lr=0.1)

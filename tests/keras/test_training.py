@@ -1,6 +1,7 @@
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import keras
@@ -8,7 +9,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mtl_tutorial.keras import MultiTaskModel, linear_heads, mlp, task_losses, task_metrics
+from mtl_tutorial.keras import (
+    HardSharing,
+    MultiTaskModel,
+    linear_heads,
+    mlp,
+    task_losses,
+    task_metrics,
+)
 from mtl_tutorial.metrics import scores
 from mtl_tutorial.tasks import Binary, Classification, Regression, Task
 from mtl_tutorial.weighting import DWA, FAMO, UW, Equal, Static, UPGrad, Weighting
@@ -424,19 +432,214 @@ def test_loss_weights_are_refused() -> None:
 def test_jit_compile_is_refused() -> None:
     with pytest.raises(ValueError, match="jit_compile=True is not possible"):
         build(jit_compile=True)
+    for off in ("auto", False, None):  # XLA is off in each of them
+        assert not build(jit_compile=off).jit_compile
 
 
-def test_sample_weights_are_refused() -> None:
+def test_several_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = SimpleNamespace(num_replicas_in_sync=2)
+    monkeypatch.setattr(MultiTaskModel, "distribute_strategy", two)
+    with pytest.raises(ValueError, match="several devices is not supported"):
+        build()
+
+
+def test_a_weighting_is_an_object() -> None:
+    with pytest.raises(TypeError, match=r"weighting is an object such as UPGrad\(\); got <class"):
+        build(UPGrad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weighting", [Equal(), Static([1.0])], ids=["Equal", "Static"])
+def test_sample_weights_of_task_losses_are_refused(weighting: Weighting) -> None:
     with pytest.raises(ValueError, match="mark rows to skip as missing"):
-        build().fit(INPUTS, TARGETS, sample_weight=np.ones(ROWS), verbose=0)
+        build(weighting).fit(INPUTS, TARGETS, sample_weight=np.ones(ROWS), verbose=0)
+
+
+every_path = pytest.mark.parametrize(
+    "weighting",
+    [Equal(), Static([1.0, 1.0, 1.0]), Fixed((1.0, 1.0, 1.0))],
+    ids=["Equal", "Static", "Gramian"],
+)
 
 
 @pytest.mark.parametrize(
-    "loss", [None, "mse", task_losses(TASKS[:2]), task_losses([*TASKS, Binary("other")])]
+    "loss",
+    [
+        None,
+        "mse",
+        task_losses(TASKS[:2]),
+        task_losses([*TASKS, Binary("other")]),
+        task_losses(TASKS) | {"kind": None},
+    ],
+    ids=["none", "one for all", "one missing", "one too many", "one None"],
 )
 def test_losses_must_name_the_heads(loss: Any) -> None:
     with pytest.raises(ValueError, match=r"one loss for each of \['size', 'kind', 'big'\]"):
         build(loss=loss)
+
+
+@pytest.mark.parametrize("metrics", [["accuracy"] * 3, {"sise": ["mae"]}], ids=["list", "name"])
+@pytest.mark.parametrize("kind", ["metrics", "weighted_metrics"])
+def test_metrics_must_name_heads(kind: str, metrics: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{kind} must be a dict by task name; .*'size', 'kind'"):
+        build(**{kind: metrics})
+
+
+@every_path
+@pytest.mark.parametrize("container", [dict, list, tuple])
+def test_targets_by_name_or_in_the_order_of_the_heads(
+    weighting: Weighting, container: type
+) -> None:
+    model, named = (
+        build(weighting, metrics=task_metrics(TASKS), run_eagerly=True) for _ in range(2)
+    )
+    targets = dict(TARGETS) if container is dict else container(TARGETS[t.name] for t in TASKS)
+    for step in ("train_on_batch", "test_on_batch"):
+        found = getattr(model, step)(INPUTS, targets, return_dict=True)
+        assert found == getattr(named, step)(INPUTS, TARGETS, return_dict=True)
+    assert_same_weights(model, named, 0)
+
+
+@every_path
+@pytest.mark.parametrize(
+    ("targets", "complaint"),
+    [
+        ({"size": TARGETS["size"], "big": TARGETS["big"]}, r"missing: \['kind'\], .*: none"),
+        (TARGETS | {"colour": TARGETS["big"]}, r"missing: none, without a head: \['colour'\]"),
+        ((TARGETS["size"], TARGETS["kind"]), r"missing: \['size', 'kind', 'big'\]"),
+        (TARGETS["size"], r"missing: \['size', 'kind', 'big'\]"),
+        (None, r"missing: \['size', 'kind', 'big'\]"),
+    ],
+    ids=["missing", "superfluous", "two of three", "one array", "none"],
+)
+def test_targets_must_name_the_heads(weighting: Weighting, targets: Any, complaint: str) -> None:
+    model = build(weighting, run_eagerly=True)
+    expected = r"one target for each of \['size', 'kind', 'big'\].*" + complaint
+    for step in (model.train_on_batch, model.test_on_batch):
+        with pytest.raises(ValueError, match=expected):
+            step(INPUTS, targets)
+
+
+def test_one_head_takes_its_target_as_it_is() -> None:
+    def moved(targets: Any) -> list[np.ndarray]:
+        keras.utils.set_random_seed(0)
+        model = MultiTaskModel(mlp(5, 4), {"big": keras.layers.Dense(1)}, Static([1.0]))
+        model.compile("sgd", {"big": "mse"}, metrics=["mae"], run_eagerly=True)
+        assert list(model.train_on_batch(INPUTS, targets, return_dict=True)) == ["loss", "mae"]
+        return list(model.get_weights())
+
+    for one, other in zip(moved(TARGETS["size"]), moved({"big": TARGETS["size"]}), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def as_dataset(rows: int) -> Any:
+    return tf.data.Dataset.from_tensor_slices((INPUTS, dict(TARGETS))).batch(rows)
+
+
+def as_generator(rows: int) -> Iterator[Any]:
+    for start in range(0, ROWS, rows):
+        yield INPUTS[start : start + rows], tuple(t[start : start + rows] for t in TARGETS.values())
+
+
+@pytest.mark.parametrize("source", [as_dataset, as_generator])
+def test_data_sets_and_generators(source: Callable[[int], Any]) -> None:
+    model, reference = build(UW()), build(UW())
+    found = model.fit(source(8), steps_per_epoch=3, verbose=0, shuffle=False).history
+    assert found == train(reference, epochs=1)
+    assert_same_weights(model, reference, 0)
+
+
+def test_losses_shown_add_up() -> None:
+    """Also where the last batch is shorter: each row counts once."""
+    model = build(Static([1.0, 1.0, 1.0]), optimizer=keras.optimizers.SGD(0.0))
+    shown = model.fit(INPUTS, TARGETS, batch_size=10, verbose=0, shuffle=False).history
+    assert shown["loss"][0] == pytest.approx(sum(shown[f"{t.name}_loss"][0] for t in TASKS))
+    plain = model.evaluate(INPUTS, TARGETS, verbose=0, return_dict=True)
+    assert plain == pytest.approx({name: value for name, [value] in shown.items()})
+
+
+def test_without_any_label_loss_and_metric_are_nan() -> None:
+    """Not 0, which would be a perfect loss; a batch without labels does not count."""
+    targets = TARGETS | {
+        "kind": np.full(ROWS, -1),
+        "size": np.where(np.arange(ROWS) < 8, TARGETS["size"], np.nan).astype("float32"),
+    }
+    model = build(metrics=task_metrics(TASKS))
+    found = model.evaluate(INPUTS, targets, batch_size=8, verbose=0, return_dict=True)
+    assert np.isnan([found["kind_loss"], found["kind_accuracy"]]).all()
+    first = {name: target[:8] for name, target in TARGETS.items()}
+    alone = model.evaluate(INPUTS[:8], first, verbose=0, return_dict=True)
+    for name in ("size_loss", "size_mae"):
+        assert found[name] == pytest.approx(alone[name])
+
+
+def test_stock_metrics_skip_missing_labels() -> None:
+    """As the losses do; a batch without any label of a task changes nothing."""
+
+    def metrics() -> dict[str, list[Any]]:
+        return {
+            "size": ["mae", keras.metrics.RootMeanSquaredError(), keras.metrics.R2Score()],
+            "kind": ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2)],
+            "big": [keras.metrics.AUC(from_logits=True), keras.metrics.Recall(thresholds=0.0)],
+        }
+
+    hidden = (np.arange(ROWS) % 3 == 0) | (np.arange(ROWS) >= 16)
+    column = TARGETS | {"size": TARGETS["size"][:, None]}
+    targets = {
+        task.name: np.where(
+            hidden.reshape(-1, *[1] * (column[task.name].ndim - 1)), task.missing, column[task.name]
+        ).astype(column[task.name].dtype)
+        for task in TASKS
+    }
+    model = build(metrics=metrics(), weighted_metrics={"big": [keras.metrics.BinaryAccuracy()]})
+    found = model.evaluate(INPUTS, targets, batch_size=8, verbose=0, return_dict=True)
+    shown = {t: target[~hidden] for t, target in column.items()}
+    expected = model.evaluate(INPUTS[~hidden], shown, verbose=0, return_dict=True)
+    for name in expected.keys() - {"loss", "size_loss", "kind_loss", "big_loss"}:
+        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+
+
+def test_task_metrics_weigh_rows() -> None:
+    """As a weighted metric, where the loss is one of Keras' own."""
+    heads = {"big": keras.layers.Dense(1)}
+    model = MultiTaskModel(mlp(5, 4), heads)
+    model.compile("sgd", {"big": "mse"}, weighted_metrics=task_metrics(TASKS[2:]), run_eagerly=True)
+    weights = (np.arange(ROWS) % 2).astype("float32")
+    found = model.test_on_batch(INPUTS, TARGETS["big"], sample_weight=weights, return_dict=True)
+    odd = model.predict(INPUTS[1::2], verbose=0)["big"][:, 0] > 0
+    assert found["accuracy"] == pytest.approx(np.mean(odd == TARGETS["big"][1::2]))
+
+
+class Tied(keras.Layer):  # type: ignore[misc]  # Keras has no types
+    """A head that uses the trunk's own parameters, past the features."""
+
+    def __init__(self, trunk: keras.layers.Dense) -> None:
+        super().__init__()
+        self.trunk, self.own = trunk, keras.layers.Dense(1)
+
+    def call(self, features: Any) -> Any:
+        back = keras.ops.matmul(features, keras.ops.transpose(self.trunk.kernel))
+        return self.own(back)
+
+
+@each_gramian
+@pytest.mark.parametrize("kind", [Fixed, FixedWithHeads])
+def test_a_head_that_uses_parameters_of_the_trunk(kind: type[Fixed], gramian: Where) -> None:
+    """They belong to the task gradients: exact, or refused where only the features are asked."""
+    weighting = kind()
+    trunk = keras.layers.Dense(8, activation="tanh")
+    heads = linear_heads(TASKS) | {"size": Tied(trunk)}
+    settings: dict[str, Any] = {"optimizer": keras.optimizers.SGD(1.0), "run_eagerly": True}
+    model = build(weighting, trunk, heads, gramian, **settings)
+    if gramian == "features":
+        with pytest.raises(ValueError, match=r"a head uses '.*kernel', a parameter of the trunk"):
+            model.train_on_batch(INPUTS, TARGETS)
+        return
+    before = model.get_weights()
+    expected, rows, _ = gradients_by_hand(model, weighting.values, weighting.weights_heads)
+    model.train_on_batch(INPUTS, TARGETS)
+    for start, end, gradient in zip(before, model.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(start - end, gradient, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(weighting.seen[0], np.inner(rows, rows), rtol=1e-4, atol=1e-6)
 
 
 def reload(model: keras.Model, folder: Path) -> MultiTaskModel:
@@ -477,27 +680,96 @@ def test_own_weighting_is_found_in_a_scope(tmp_path: Path) -> None:
     assert repr(loaded.weighting) == "Recorder(scale=0.5)"
 
 
-@pytest.mark.parametrize("name", [name for name, make in METHODS.items() if make(3).remembers])
-def test_saved_mid_run_it_goes_on_as_it_would_have(name: str, tmp_path: Path) -> None:
-    model = build(METHODS[name](3), gramian="features", optimizer="adam", run_eagerly=True)
+EPOCHS: dict[str, Any] = {"batch_size": 12, "shuffle": False, "verbose": 0}
 
-    def four_steps(model: MultiTaskModel) -> None:
-        for step in range(4):
-            rows = slice(6 * step, 6 * step + 6)
-            batch = {task: target[rows] for task, target in TARGETS.items()}
-            model.train_on_batch(INPUTS[rows], batch)
-            if step % 2:
-                model.weighting.end_epoch()
 
-    four_steps(model)
+class Crash(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+
+REMEMBERING = [name for name, make in METHODS.items() if make(3).remembers]
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_in_every_way_of_saving_it_goes_on_as_it_would_have(name: str, tmp_path: Path) -> None:
+    """Two epochs and two more are four, bit by bit: layers, optimizer, and the weighting's state."""
+    settings: dict[str, Any] = {"gramian": "features", "optimizer": "adam", "run_eagerly": True}
+    whole, first = (build(METHODS[name](3), **settings) for _ in range(2))
+    whole.fit(INPUTS, TARGETS, epochs=4, **EPOCHS)
+    paths = [str(tmp_path / file) for file in ("point.weights.h5", "point.keras")]
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    points = [keras.callbacks.ModelCheckpoint(p, save_weights_only="h5" in p) for p in paths]
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(INPUTS, TARGETS, epochs=4, callbacks=[backup, *points, Crash()], **EPOCHS)
+    paths += [str(tmp_path / file) for file in ("end.weights.h5", "end.keras")]
+    first.save_weights(paths[2])
+    first.save(paths[3])
+    for path in [*paths, "backup"]:
+        callbacks = []
+        if path.endswith(".keras"):
+            model = keras.saving.load_model(path)
+            assert model.gramian == "features"
+        else:
+            model = build(METHODS[name](3), **settings)
+            if path == "backup":
+                callbacks = [keras.callbacks.BackupAndRestore(tmp_path / "backup")]
+            else:
+                model.optimizer.build(model.trainable_variables)
+                model.load_weights(path)
+        assert path == "backup" or not np.array_equal(
+            model.get_weights()[0], whole.get_weights()[0]
+        )
+        start = 0 if path == "backup" else 2
+        model.fit(INPUTS, TARGETS, initial_epoch=start, epochs=4, callbacks=callbacks, **EPOCHS)
+        np.testing.assert_equal(model.weighting.state_dict(), whole.weighting.state_dict())
+        assert_same_weights(model, whole, 0)
+        for ours, theirs in zip(model.optimizer.variables, whole.optimizer.variables, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_state_of_another_weighting_is_refused_by_name(tmp_path: Path) -> None:
+    """With the way to load the layers alone in the message."""
+    models = {kind: build(kind()) for kind in (UW, FAMO, Equal)}
+    for kind, model in models.items():
+        model.save_weights(tmp_path / f"{kind.__name__}.weights.h5")
+    reversed_heads = build(UW(), heads=linear_heads(TASKS[::-1]))
+    for model, file, complaint in [
+        (models[FAMO], "UW", r"the state of UW for the tasks .*the model's weighting is FAMO"),
+        (models[Equal], "UW", r"the state of UW for the tasks .*the model's weighting is Equal"),
+        (models[UW], "Equal", r"the state of no weighting, but the model's weighting is UW"),
+        (reversed_heads, "UW", r"tasks \['size', 'kind', 'big'\], but .*\['big', 'kind', 'size'\]"),
+    ]:
+        path = tmp_path / f"{file}.weights.h5"
+        with pytest.raises(ValueError, match=complaint + r".*skip_mismatch=True\)"):
+            model.load_weights(path)
+        with pytest.warns(UserWarning, match=complaint):
+            model.load_weights(path, skip_mismatch=True)
+    plain = HardSharing(models[Equal].trunk, models[Equal].heads)
+    plain.build((None, 5))
+    plain.load_weights(tmp_path / "Equal.weights.h5")  # nothing but layers in it
+    models[Equal].load_weights(tmp_path / "Equal.weights.h5")
+
+
+@pytest.mark.parametrize("weighting", [Equal(), UW(), UPGrad()], ids=["Equal", "UW", "UPGrad"])
+def test_fit_without_validation_builds_the_model(weighting: Weighting, tmp_path: Path) -> None:
+    """So that saving keeps the optimizer's state, and the model can be exported."""
+    keras.utils.set_random_seed(0)
+    model = MultiTaskModel(mlp(5, 8), linear_heads(TASKS), weighting)
+    model.compile("adam", task_losses(TASKS))
+    train(model)
+    assert model.built
     loaded = reload(model, tmp_path)
-    assert loaded.gramian == "features"
-    np.testing.assert_equal(loaded.weighting.state_dict(), model.weighting.state_dict())
-    before = loaded.get_weights()
-    four_steps(model)
-    four_steps(loaded)
+    for ours, theirs in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert train(loaded) == train(model)
     assert_same_weights(model, loaded, 0)
-    assert not any(map(np.array_equal, before, loaded.get_weights()))
+    model.export(tmp_path / "exported")
+    exported = tf.saved_model.load(str(tmp_path / "exported"))
+    served, expected = exported.serve(INPUTS), model.predict(INPUTS, verbose=0)
+    for name, output in expected.items():
+        np.testing.assert_allclose(served[name], output, rtol=1e-5, atol=1e-6)
 
 
 def test_dwa_is_told_where_an_epoch_ends() -> None:
@@ -506,3 +778,20 @@ def test_dwa_is_told_where_an_epoch_ends() -> None:
     model.fit(INPUTS, TARGETS, batch_size=8, epochs=2, verbose=0)
     assert not np.isnan(weighting.means).any()
     assert not np.allclose(weighting([1.0, 1.0, 1.0]), 1)
+
+
+def test_an_epoch_ends_once_before_the_callbacks() -> None:
+    """Whether they come one, in a list, or in a ``CallbackList`` that is used again."""
+    heard = []
+
+    class Ends(Static):
+        def end_epoch(self) -> None:
+            heard.append("weighting")
+
+    model = build(Ends([1.0, 1.0, 1.0]), run_eagerly=True)
+    listener = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: heard.append("user"))
+    again = keras.callbacks.CallbackList([listener], model=model)
+    for callbacks in (listener, [listener], again, again):
+        heard.clear()
+        model.fit(INPUTS, TARGETS, batch_size=ROWS, epochs=2, verbose=0, callbacks=callbacks)
+        assert heard == ["weighting", "user"] * 2

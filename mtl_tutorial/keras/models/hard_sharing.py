@@ -1,5 +1,6 @@
 """Hard parameter sharing: one trunk for all tasks, one head for each."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -133,16 +134,38 @@ class HardSharing(keras.Model):  # type: ignore[misc]  # Keras has no types
             raise ValueError("a model needs at least one head")
         self.trunk = trunk
         self.heads = dict(heads)
+        self._dtypes: list[str] = []  # of the inputs
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Give the outputs of every head; the first call creates the weights."""
+        if not self.built:  # Keras tells build() the shapes alone
+            float_type = keras.config.floatx()
+            types = [getattr(part, "dtype", float_type) for part in keras.tree.flatten(inputs)]
+            self._dtypes = [keras.backend.standardize_dtype(each) for each in types]
+        return super().__call__(inputs, *args, **kwargs)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Create the weights, for inputs of this shape (None stands for the rows)."""
-        if not self.trunk.built:
-            self.trunk.build(input_shape)
-        features = self.trunk.compute_output_shape(input_shape)
-        for head in self.heads.values():
-            if not head.built:  # a loaded one already is
-                head.build(features)
-        self.built = True
+        """Create the weights, for numbers of this shape (None stands for the rows).
+
+        Trunk and heads are called once, without data: a layer of one's own, which makes its weights
+        where it is first called, needs no ``build``.
+        """
+        dtypes = iter(self._dtypes)
+
+        def symbol(shape: tuple[int | None, ...]) -> keras.KerasTensor:
+            return keras.KerasTensor(shape, next(dtypes, keras.config.floatx()))
+
+        self.compute_output_spec(keras.tree.map_shape_structure(symbol, input_shape))
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        """Shapes and data types of the inputs, for ``save``."""
+        config: dict[str, Any] | None = super().get_build_config()
+        return config and config | {"dtypes": list(self._dtypes)}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Create the weights of a loaded model."""
+        self._dtypes = config.get("dtypes", [])
+        self.build(config["input_shape"])
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
         """Give the outputs of every head, by task name."""
@@ -162,5 +185,7 @@ class HardSharing(keras.Model):  # type: ignore[misc]  # Keras has no types
     def from_config(cls, config: dict[str, Any]) -> "HardSharing":
         """Build the model from :meth:`get_config`, for ``load_model``."""
         load = keras.saving.deserialize_keras_object
-        heads = {name: load(head) for name, head in config["heads"].items()}
-        return cls(**config | {"trunk": load(config["trunk"]), "heads": heads})
+        with warnings.catch_warnings():  # of layers without build(): ours calls them
+            warnings.filterwarnings("ignore", r"`build\(\)` was called on layer", UserWarning)
+            heads = {name: load(head) for name, head in config["heads"].items()}
+            return cls(**config | {"trunk": load(config["trunk"]), "heads": heads})
