@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from mtl_tutorial.datasets import check_inputs
 from mtl_tutorial.tasks import Boxes, Task, check_tasks
 
 
@@ -149,6 +151,24 @@ class HardSharing(keras.Model):  # type: ignore[misc]  # Keras has no types
         features = self.trunk(inputs, training=training)
         return {name: head(features, training=training) for name, head in self.heads.items()}
 
+    def fit(
+        self, x: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any
+    ) -> keras.callbacks.History:
+        """Train as ``keras.Model.fit`` does, after a look at the inputs: all must be finite."""
+        _check([x, validation_data[:1] if isinstance(validation_data, tuple) else None])
+        return super().fit(x, *args, validation_data=validation_data, **kwargs)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate as ``keras.Model.evaluate`` does, after a look at the inputs."""
+        _check(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """Predict as ``keras.Model.predict`` does, after a look at the inputs."""
+        _check(x)
+        outputs: dict[str, np.ndarray] = super().predict(x, *args, **kwargs)
+        return outputs
+
     def get_config(self) -> dict[str, Any]:
         """Trunk and heads, for ``save``."""
         serialize = keras.saving.serialize_keras_object
@@ -164,3 +184,10 @@ class HardSharing(keras.Model):  # type: ignore[misc]  # Keras has no types
         load = keras.saving.deserialize_keras_object
         heads = {name: load(head) for name, head in config["heads"].items()}
         return cls(**config | {"trunk": load(config["trunk"]), "heads": heads})
+
+
+def _check(inputs: Any) -> None:
+    """Name a number that is not finite; what is no array of floats is for Keras to judge."""
+    for part in keras.tree.flatten(inputs):
+        if isinstance(part, np.ndarray) and part.dtype.kind == "f":
+            check_inputs(part)
