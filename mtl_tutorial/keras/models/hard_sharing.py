@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-from keras import ops
+import numpy as np
 
+from mtl_tutorial.datasets import check_inputs
+from mtl_tutorial.keras.models.box_head import BoxHead
 from mtl_tutorial.tasks import Boxes, Task, check_tasks
 
 
@@ -57,54 +59,11 @@ def linear_heads(tasks: Sequence[Task]) -> dict[str, keras.layers.Layer]:
     }
 
 
-@keras.saving.register_keras_serializable("mtl_tutorial")
-class BoxHead(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """Boxes from any features; see :class:`mtl_tutorial.pytorch.BoxHead` for the equation.
-
-    Parameters
-    ----------
-    width, height : float
-        The image's sides, in the unit of the boxes, as in :class:`~mtl_tutorial.tasks.Boxes`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> BoxHead(width=640, height=480)(np.zeros((1, 8))).numpy().round()
-    array([[220., 165., 420., 315.]], dtype=float32)
-    """
-
-    centre = 0.5
-
-    def __init__(self, width: float = 1, height: float = 1, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.width, self.height = width, height
-        start = keras.initializers.Constant([self.centre, self.centre, -1.0, -1.0])
-        small = keras.initializers.RandomNormal(stddev=0.01)
-        self.linear = keras.layers.Dense(4, kernel_initializer=small, bias_initializer=start)
-
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Create the weights."""
-        self.linear.build(input_shape)
-        self.built = True
-
-    def call(self, features: Any) -> Any:
-        """Give corners (x1, y1, x2, y2), shape (N, 4)."""
-        numbers = self.linear(features)
-        return self._boxes(numbers[:, :2], numbers[:, 2:])
-
-    def _boxes(self, centre: Any, raw: Any) -> Any:
-        half = ops.softplus(raw) / 2
-        sides = ops.cast([self.width, self.height] * 2, half.dtype)
-        return sides * ops.concatenate([centre - half, centre + half], axis=1)
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
-        """Shape of the boxes."""
-        return (input_shape[0], 4)
-
-    def get_config(self) -> dict[str, Any]:
-        """Sides, for ``save``."""
-        config: dict[str, Any] = super().get_config()
-        return config | {"width": self.width, "height": self.height}
+def _check(inputs: Any) -> None:
+    """Name a number that is not finite; what is no array of floats is for Keras to judge."""
+    for part in keras.tree.flatten(inputs):
+        if isinstance(part, np.ndarray) and part.dtype.kind == "f":
+            check_inputs(part)
 
 
 @keras.saving.register_keras_serializable("mtl_tutorial")
@@ -171,6 +130,24 @@ class HardSharing(keras.Model):  # type: ignore[misc]  # Keras has no types
         """Give the outputs of every head, by task name."""
         features = self.trunk(inputs, training=training)
         return {name: head(features, training=training) for name, head in self.heads.items()}
+
+    def fit(
+        self, x: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any
+    ) -> keras.callbacks.History:
+        """Train as ``keras.Model.fit`` does, after a look at the inputs: all must be finite."""
+        _check([x, validation_data[:1] if isinstance(validation_data, tuple) else None])
+        return super().fit(x, *args, validation_data=validation_data, **kwargs)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate as ``keras.Model.evaluate`` does, after a look at the inputs."""
+        _check(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """Predict as ``keras.Model.predict`` does, after a look at the inputs."""
+        _check(x)
+        outputs: dict[str, np.ndarray] = super().predict(x, *args, **kwargs)
+        return outputs
 
     def get_config(self) -> dict[str, Any]:
         """Trunk and heads, for ``save``."""

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from mtl_tutorial.keras.models.hard_sharing import BoxHead
+from mtl_tutorial.keras.models.box_head import BoxHead
 from mtl_tutorial.tasks import Boxes, Task, check_tasks
 
 GRID = 8  # cells along each side of the attention map

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from mtl_tutorial.pytorch.models.hard_sharing import BoxHead
+from mtl_tutorial.pytorch.models.box_head import BoxHead
 from mtl_tutorial.tasks import Boxes, Task, check_tasks
 
 GRID = 8  # cells along each side of the attention map
