@@ -394,7 +394,7 @@ def table(found: Mapping[str, Any]) -> str:
     str
         Markdown, with aligned columns for printing; a notebook shows it as a table with
         ``IPython.display.Markdown``. In the first table a cell holds the mean over the seeds and, in
-        brackets, the gain over the baseline (for Δm: over single-task) with its 95 % interval.
+        brackets, the gain over the baseline with its 95 % interval; Δm is the gain over single-task.
 
     Examples
     --------
@@ -422,15 +422,21 @@ def table(found: Mapping[str, Any]) -> str:
         edge = " (edge)" if name in found["at_edge"] else ""
         row = [name, "" if setting is None else f"{setting}{edge}"]
         for metric in metrics:
-            gain = gains.get((name, metric))
-            row.append(_number(means[metric], ".4g") if metric in means else "")
-            row[-1] += f" ({_interval(gain)})" if gain else ""
+            mean = _number(means[metric], ".4g") if metric in means else ""
+            gain = _interval(gains[name, metric]) if (name, metric) in gains else ""
+            if metric == "delta_m":
+                row.append(gain or mean)  # which is a gain already
+            else:
+                row.append(f"{mean} ({gain})" if gain else mean)
         conditions.append(row)
     primary = [["primary comparison", "metric", "gain", "p (Holm)", "detectable", "verdict"]]
     for each in found["primary"]:
         claim = [f"{each['condition']} against {each['against']}", _label(each["metric"])]
         numbers = [_number(each[key], ".2g") for key in ("p_holm", "detectable")]
-        primary.append([*claim, _interval(each), *numbers, each["verdict"]])
+        word = each["verdict"]
+        if word == "unsettled":
+            word += f" ({each['verdict_once']}, then {each['twice']['verdict']})"
+        primary.append([*claim, _interval(each), *numbers, word])
     edges = "; (edge): the lowest or highest of those tried" if found["at_edge"] else ""
     longer = f"; verdicts again after twice the {found['steps']} steps" if found["steps"] else ""
     above = (
@@ -787,6 +793,7 @@ def _others(values: Values, claims: list[Claim], baseline: str) -> list[dict[str
         (condition, _reference(metric, baseline), metric)
         for condition, metrics in values.items()
         for metric in metrics
+        if condition != SINGLE_TASK  # its runs are those of conditions that are shown
     ]
     return [
         _gain(values, (condition, against, metric))

@@ -713,6 +713,7 @@ def test_the_table_shows_every_condition() -> None:
     assert rows[0] == ["condition", "setting", "digit_accuracy", "angle_mae", "Δm"]
     assert [row[0] for row in rows[2:]] == [*TWO_TASKS["conditions"], "single-task"]
     assert rows[2][3] == rows[2][4] == ""  # "digit alone" has no angle
+    assert rows[5][4].startswith(f"{found['means']['other']['delta_m']:+.3g} ± ")
     (other,) = found["primary"]
     shown = f"({other['mean']:+.3g} ± {other['half_width']:.2g})"
     assert rows[5][2] == f"{found['means']['other']['test_digit_accuracy']:.4g} {shown}"
@@ -732,7 +733,7 @@ def test_the_figure_shows_every_gain() -> None:
     digit = panels["digit_accuracy"]
     labels = [label.get_text() for label in digit.get_yticklabels()]
     assert labels[0] == f"other − equal: {found['primary'][0]['verdict']}"
-    assert labels[1:] == ["digit alone − equal", "single-task − equal"]
+    assert labels[1:] == ["digit alone − equal"]
     mean, half = (found["primary"][0][key] for key in ("mean", "half_width"))
     (segment,) = digit.containers[0][2][0].get_segments()
     np.testing.assert_allclose(segment, [[mean - half, 0], [mean + half, 0]])
