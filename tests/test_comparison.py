@@ -258,6 +258,15 @@ def test_a_test_metric_that_is_not_finite_gives_no_verdict() -> None:
     assert "undefined" in table(found)
     json.dumps(found, allow_nan=False)
 
+    def half_broken(*run: Any) -> dict[str, float]:
+        return broken(*run) | {"test_f1": train(*run)["test_accuracy"]}
+
+    undefined, other = compared(half_broken, primary=[CLAIM, ("shared", "alone", "test_f1")])[
+        "primary"
+    ]
+    assert undefined["p_holm"] is None
+    assert other["p_holm"] == 2 * other["p"]  # there are still two claims
+
 
 def test_seeds_that_change_nothing_are_no_evidence() -> None:
     def constant(condition: str, rate: float, seed: int) -> dict[str, float]:
