@@ -13,6 +13,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = (
+    "comparison",
     "datasets",
     "glue",
     "gradient_check",

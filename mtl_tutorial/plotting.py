@@ -273,6 +273,50 @@ def front(
     ax.legend()
 
 
+def comparison(found: Mapping[str, Any]) -> Figure:
+    """Draw every gain that :func:`mtl_tutorial.comparison.compare` found, a panel a metric.
+
+    The primary comparisons come first, as squares, with their verdicts; then every other condition
+    against the baseline (in Δm: against single-task). Bars are 95 % intervals; right of the line is
+    better. What has no interval is named all the same.
+
+    Parameters
+    ----------
+    found : mapping
+        What ``compare`` returned, or the same read back from JSON.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> gain = {"metric": "test_accuracy", "mean": 0.02, "half_width": 0.01}
+    >>> pair = {"condition": "shared", "against": "alone", "verdict": "gains"}
+    >>> figure = comparison({"primary": [gain | pair], "others": []})
+    >>> figure.axes[0].get_title(), [row.get_text() for row in figure.axes[0].get_yticklabels()]
+    ('accuracy', ['shared − alone: gains'])
+    """
+    entries = [*found["primary"], *found["others"]]
+    metrics = list(dict.fromkeys(entry["metric"] for entry in entries))
+    panels = [[entry for entry in entries if entry["metric"] == metric] for metric in metrics]
+    size = (5 * len(panels), 1 + 0.3 * max(map(len, panels)))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
+    for ax, metric, panel in zip(axes[0], metrics, panels, strict=True):
+        ax.axvline(0, color="grey", linewidth=1)
+        labels = []
+        for i, entry in enumerate(panel):
+            verdict = f": {entry['verdict']}" if "verdict" in entry else ""
+            labels.append(f"{entry['condition']} − {entry['against']}{verdict}")
+            if entry["half_width"] is not None:
+                style = _style(1 if verdict else 0)
+                ax.errorbar(entry["mean"], i, xerr=entry["half_width"], capsize=3, **style)
+        title = "Δm" if metric == "delta_m" else metric.removeprefix("test_")
+        ax.set(title=title, xlabel="gain", yticks=range(len(panel)), yticklabels=labels)
+        ax.set_ylim(len(panel) - 0.5, -0.5)
+    return figure
+
+
 def arrows(ax: Axes, vectors: Mapping[str, np.ndarray]) -> None:
     """Draw vectors of a plane from the origin, each with its name at its tip.
 
