@@ -46,17 +46,12 @@ def check_fit(
         _check_monitor(monitor, tasks, train, valid)
     if not sampled and len(train) % batch_size == 1:
         _check_single_row(model, train, batch_size)
-    for data, where, then in (
-        (train, "training", "its head will not be trained"),
-        (
-            valid,
-            "validation",
-            "its loss and metrics there are NaN, and so is the sum of the losses",
-        ),
-    ):
-        for name in unlabelled(tasks, data):
-            message = f"task {name!r} has no label in the {where} data: {then}"
-            warnings.warn(message, stacklevel=3)
+    for name in unlabelled(tasks, valid):  # none in train is a stage of a training, and no fault
+        warnings.warn(
+            f"task {name!r} has no label in the validation data: its loss and metrics there are NaN, "
+            "and so is the sum of the losses",
+            stacklevel=3,
+        )
 
 
 def check_data(model: HardSharing, tasks: Sequence[Task], data: Split) -> None:

@@ -92,7 +92,7 @@ def fit(
     Warns
     -----
     UserWarning
-        A task has no label in ``train`` or in ``valid``; once, before the first step.
+        A task has no label in ``valid``; once, before the first step.
 
     Examples
     --------

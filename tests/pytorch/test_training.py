@@ -233,9 +233,7 @@ def without(task: str, rows: int) -> Split:
 def test_a_task_without_any_label_is_left_alone() -> None:
     train = without("big", 20)
     model, alone = net(), net()
-    with pytest.warns(UserWarning, match="'big' has no label in the training data") as caught:
-        history = fit(model, TASKS, train, VALID, epochs=2)
-    assert [warning.filename for warning in caught] == [__file__]
+    history = fit(model, TASKS, train, VALID, epochs=2)
     assert np.isnan(history["big_loss"]).all()  # 0 would be perfect
     fit(alone, TASKS[:1], train, VALID, epochs=2)
     assert same(model, alone)
@@ -245,7 +243,7 @@ def test_validation_without_a_label_is_nan_and_said_once() -> None:
     valid = without("big", 20)
     with pytest.warns(UserWarning, match="'big' has no label in the validation data") as caught:
         history = fit(net(), TASKS, TRAIN, valid, epochs=2)
-    assert len(caught) == 1
+    assert [warning.filename for warning in caught] == [__file__]
     for key in ("big_loss", "big_accuracy", "big_f1", "loss"):
         assert np.isnan(history[f"val_{key}"]).all()
     assert np.isfinite(history["val_kind_loss"]).all()
@@ -265,8 +263,8 @@ def test_no_patience_with_what_will_be_nan(monitor: str) -> None:
     with pytest.raises(ValueError, match=f"'{monitor}' will be NaN, since task 'big' has no label"):
         fit(model, TASKS, train, valid, epochs=2, patience=1, monitor=monitor)
     assert same(model, net())
-    with pytest.warns(UserWarning, match="'big' has no label"):
-        fit(model, TASKS, train, valid, epochs=2, patience=1, monitor="val_kind_loss")
+    with pytest.warns(UserWarning, match="'big' has no label in the validation data"):
+        fit(model, TASKS, TRAIN, empty, epochs=2, patience=1, monitor="val_kind_loss")
 
 
 def test_inputs_in_double_precision_are_those_of_single_precision() -> None:
