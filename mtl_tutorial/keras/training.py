@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 import mtl_tutorial.weighting
-from mtl_tutorial.keras.losses import LabelledMean, TaskLoss
+from mtl_tutorial.keras.losses import LabelledMean, TaskLoss, TaskMetric
 from mtl_tutorial.keras.models import HardSharing
 from mtl_tutorial.weighting import Equal, Weighting
 
@@ -131,13 +131,18 @@ class MultiTaskModel(HardSharing):
                 "use MultiTaskModel(..., weighting=Static([...])) instead"
             )
         loss = _per_head("loss", loss, self.heads)
+        stock = set()  # tasks with metrics that do not skip missing labels by themselves
         for kind in ("metrics", "weighted_metrics"):
             given = kwargs.get(kind) or {}
-            named = isinstance(given, Mapping) and set(given) <= set(self.heads)
-            if not named and (isinstance(given, Mapping) or len(self.heads) > 1):
+            if not isinstance(given, Mapping) and len(self.heads) == 1:
+                given = dict.fromkeys(self.heads, given)
+            if not isinstance(given, Mapping) or not set(given) <= set(self.heads):
                 raise ValueError(
                     f"{kind} must be a dict by task name; the heads are {[*self.heads]}"
                 )
+            for name, metrics in given.items():
+                if not all(isinstance(each, TaskMetric) for each in keras.tree.flatten(metrics)):
+                    stock.add(name)
         if kwargs.pop("jit_compile", "auto") not in ("auto", False, None):
             raise ValueError("jit_compile=True is not possible: the weights come from NumPy")
         if self.distribute_strategy.num_replicas_in_sync > 1:
@@ -145,15 +150,17 @@ class MultiTaskModel(HardSharing):
                 "a step on several devices is not supported: each would weight its own part of the "
                 "batch. Build and compile the model outside the strategy's scope"
             )
-        super().compile(optimizer=optimizer, loss=loss, jit_compile=False, **kwargs)
-        inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        optimizer = keras.optimizers.get(optimizer)
+        inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
         if self.weighting.needs_observe and getattr(inner, "gradient_accumulation_steps", None):
             raise ValueError(
                 f"{type(self.weighting).__name__} observes what a step does to the losses, but with "
                 "gradient_accumulation_steps most steps do nothing; use larger batches instead"
             )
+        super().compile(optimizer=optimizer, loss=loss, jit_compile=False, **kwargs)
         self._loss_of = {name: _as_in_keras(loss[name]) for name in self.heads}
         self._tasks = {name: each for name, each in loss.items() if isinstance(each, TaskLoss)}
+        self._masked = {name: each for name, each in self._tasks.items() if name in stock}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as the saved model was; Keras asks for this where ``compile`` is overridden."""
@@ -196,7 +203,7 @@ class MultiTaskModel(HardSharing):
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Update and give all metrics, those of ``compile`` from the rows that have a label."""
         y, y_pred = _per_head("target", y, self.heads), dict(y_pred)
-        for name, loss in self._tasks.items():
+        for name, loss in self._masked.items():
             y[name], y_pred[name] = loss.labelled(y[name], y_pred[name])
         if sample_weight is not None:
             sample_weight = _row_weights(sample_weight, self.heads)
