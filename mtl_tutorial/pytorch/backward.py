@@ -51,7 +51,8 @@ def mtl_backward(
     ----------
     losses : mapping from task name to scalar tensor or None
         In the order of the weighting's tasks. None marks an absent task: it has no label in this
-        batch, so it gets weight 0 and its head no gradient.
+        batch, so it gets weight 0 and its head no gradient;
+        :func:`~mtl_tutorial.pytorch.batch_losses` gives them so.
     features : torch.Tensor, sequence of torch.Tensor, or None
         The trunk's output, or outputs, which the heads have read. Where one of several is computed
         from another (the stages of a U-Net), each stands for what heads read of it themselves. None,
