@@ -91,10 +91,10 @@ def mtl_backward(
         The weighting reads losses or gradients, and ``torch.distributed`` runs several processes:
         nothing is averaged between them yet, and they would drift apart.
 
-    Each of them leaves every ``.grad`` as it was.
-
     Notes
     -----
+    Whatever of these is raised, every ``.grad`` is left as it was.
+
     A method with a memory wants more of a loop: ``weighting.observe`` (:class:`FAMO
     <mtl_tutorial.weighting.FAMO>`, the losses of the same batch after the step) and
     ``weighting.end_epoch`` (:class:`DWA <mtl_tutorial.weighting.DWA>`, after each epoch).
