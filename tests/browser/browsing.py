@@ -171,7 +171,7 @@ def missing_alt(browser: Browser) -> list[str]:
 def raw_errors(browser: Browser) -> list[str]:
     """Find errors, shown on purpose, of more than two lines; and folders of the machine that built."""
     found: list[str] = browser.script(r"""
-        const shown = [...document.querySelectorAll(".output.traceback pre")], found = [];
+        const shown = [...document.querySelectorAll(".output.traceback pre, pre.output.traceback")], found = [];
         for (const error of shown) {
             const lines = error.textContent.split("\n").filter(line => line.trim());
             if (lines.length > 2) found.push(`an error of ${lines.length} lines: ${lines.at(-1)}`);
