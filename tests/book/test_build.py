@@ -500,7 +500,7 @@ def test_make_builds_the_book_and_tests_the_notebooks_without_a_network(book: Sm
     environment = {
         key: value
         for key, value in os.environ.items()
-        if not key.startswith(("MAKE", "MFLAGS", "MTL_TUTORIAL_DATA"))  # those of `make test`
+        if not key.startswith(("MAKE", "MFLAGS", "ARGS", "MTL_TUTORIAL_DATA"))  # of `make test`
     }
 
     def make(target: str) -> "subprocess.CompletedProcess[str]":
