@@ -4,6 +4,7 @@ Everything here is NumPy in, numbers out, so both frameworks are measured by the
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -11,10 +12,12 @@ from mtl_tutorial.tasks import (
     Binary,
     Boxes,
     Classification,
+    Metric,
     Regression,
     Task,
     check_targets,
     labelled,
+    target_shape,
 )
 
 
@@ -24,15 +27,15 @@ def predictions(task: Task, outputs: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     task : Task
-    outputs : numpy.ndarray, shape (N, task.outputs)
+    outputs : numpy.ndarray, shape (N, task.outputs), or (N, ..., task.outputs)
         Logits for :class:`~mtl_tutorial.tasks.Classification` and
         :class:`~mtl_tutorial.tasks.Binary`.
 
     Returns
     -------
-    numpy.ndarray
-        The likeliest class, shape (N,); 1 where the logit is above 0 (probability above one half),
-        shape (N,); the number itself, shape (N,); or the boxes, shape (N, 4).
+    numpy.ndarray, shape (N, ...), that of the targets
+        The likeliest class; 1 where the logit is above 0 (probability above one half); the number
+        itself; the boxes. For a kind of your own, the outputs as they are.
 
     Raises
     ------
@@ -45,21 +48,26 @@ def predictions(task: Task, outputs: np.ndarray) -> np.ndarray:
     array([0, 1])
     """
     outputs = np.asarray(outputs)
-    if outputs.ndim != 2 or outputs.shape[1] != task.outputs:
+    if outputs.ndim < 2 or outputs.shape[-1] != task.outputs:
         raise ValueError(
-            f"task {task.name!r}: outputs have shape {outputs.shape}, expected (N, {task.outputs})"
+            f"task {task.name!r}: outputs have shape {outputs.shape}, expected (N, {task.outputs}), "
+            "or one axis more for each of the labels' own"
         )
-    wrong = np.isnan(outputs).any(axis=1)
+    wrong = np.isnan(outputs).reshape(len(outputs), -1).any(axis=1)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise ValueError(f"task {task.name!r}: row {row} of the outputs is {outputs[row]}")
+    return _decided(task, outputs)
+
+
+def _decided(task: Task, outputs: np.ndarray) -> np.ndarray:
+    """As :func:`predictions`, of outputs that were checked before."""
     if isinstance(task, Classification):
-        return np.asarray(outputs.argmax(axis=1))
+        return np.asarray(outputs.argmax(axis=-1))
     if isinstance(task, Binary):
-        return (outputs[:, 0] > 0).astype(np.int64)
-    if isinstance(task, Regression):
-        return outputs[:, 0]
-    return outputs
+        outputs = (outputs > 0).astype(np.int64)
+    known = isinstance(task, Binary | Regression)
+    return outputs[..., 0] if known and task.numbers == 1 else outputs
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -173,82 +181,119 @@ def average_precision(
 def scores(
     tasks: Sequence[Task], outputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """Metrics of every task, over the rows that have its label.
+    """Metrics of every task, over the labels that are there.
 
-    Accuracy and F1 (macro-averaged for more than two classes) for
-    :class:`~mtl_tutorial.tasks.Classification` and :class:`~mtl_tutorial.tasks.Binary`, the mean
-    absolute error for :class:`~mtl_tutorial.tasks.Regression` (computed by scikit-learn), and the mean
-    :func:`iou` for :class:`~mtl_tutorial.tasks.Boxes`.
+    Those that the task names; see each kind of :mod:`~mtl_tutorial.tasks` for those it knows, and for
+    those measured where it names none. Computed by scikit-learn, but for the mean :func:`iou` of
+    boxes. Of a task for K numbers, each is the mean over those of the K for which it is defined.
 
     Parameters
     ----------
     tasks : sequence of Task
-    outputs : mapping from task name to array, shape (N, task.outputs)
+    outputs : mapping from task name to array, shape (N, task.outputs), or (N, ..., task.outputs)
         The heads' outputs; see :func:`predictions`.
-    targets : mapping from task name to array, shape (N,)
+    targets : mapping from task name to array, shape (N,), or (N, ...)
 
     Returns
     -------
     dict of float
         Keyed ``"digit_accuracy"``, ``"digit_f1"``, …, as Keras names its metrics; fractions of 1,
-        and the target's own unit for the mean absolute error. NaN for a task without any label, and
-        where an output of a row that has one is NaN (infinite, for a number or a box).
+        and the target's own unit for the mean absolute and the root mean squared error. NaN for a
+        task without any label; where an output that has a label is NaN (infinite, for a number or a
+        box); and for ``auc`` without a yes or without a no, ``average_precision`` without a yes,
+        ``r2`` of fewer than two labels.
 
     Raises
     ------
     KeyError, ValueError
-        Outputs or targets of a task are absent, or their numbers of rows differ.
+        Outputs or targets of a task are absent, or their shapes differ.
 
     Examples
     --------
     >>> scores([Binary("gt5")], {"gt5": np.array([[2.0], [-1.0], [3.0], [4.0]])},
     ...        {"gt5": np.array([1, 0, 0, -1])})
     {'gt5_accuracy': 0.66..., 'gt5_f1': 0.66...}
+    >>> scores([Binary("gt5", metrics=["auc"])], {"gt5": np.array([[2.0], [-1.0], [3.0]])},
+    ...        {"gt5": np.array([1, 0, 0])})
+    {'gt5_auc': 0.5}
     """
-    from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error
-
     result = {}
     for task in tasks:
         for what, given in (("outputs", outputs), ("targets", targets)):
             if task.name not in given:
                 raise KeyError(f"no {what} named {task.name!r}; there are {sorted(given)}")
         output, target = np.asarray(outputs[task.name]), np.asarray(targets[task.name])
+        target = target.reshape(target_shape(task, output.shape, target.shape))
         check_targets([task], {task.name: target}, len(output))
-        there = labelled(task, target)
-        logits = isinstance(task, Classification | Binary)
-        known = not (np.isnan(output[there]) if logits else ~np.isfinite(output[there])).any()
-        truth = target[there]
-        guess = predictions(task, output[there] if known else np.zeros_like(output[there]))
-        if isinstance(task, Regression):
-            metrics = {"mae": mean_absolute_error}
-        elif isinstance(task, Classification | Binary):
-            average = "macro" if isinstance(task, Classification) else "binary"
-            metrics = {
-                "accuracy": accuracy_score,
-                "f1": lambda y, p, average=average: f1_score(
-                    y, p, average=average, zero_division=0
-                ),
-            }
-        elif isinstance(task, Boxes):
-            metrics = {"iou": lambda y, p: iou(y, p).mean()}
-        else:
-            raise TypeError(f"task {task.name!r} is a {type(task).__name__}, which has no metric")
-        for name, metric in metrics.items():
-            result[f"{task.name}_{name}"] = (
-                float(metric(truth, guess)) if known and there.any() else np.nan
-            )
+        pairs = _known(task, output, target)
+        for metric in task.metrics:
+            name = metric if isinstance(metric, str) else metric.__name__
+            found = [_measured(task, metric, *pair) for pair in pairs]
+            defined = [value for value in found if not np.isnan(value)]
+            result[f"{task.name}_{name}"] = float(np.mean(defined)) if defined else np.nan
     return result
 
 
+def _known(
+    task: Task, outputs: np.ndarray, targets: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Labels and outputs where there is a label; of a task for K numbers one pair for each."""
+    there = labelled(task, targets)
+    if task.numbers == 1 or isinstance(task, Boxes):
+        return [(targets[there], outputs[there])]
+    return [
+        (targets[..., k][there[..., k]], outputs[..., k : k + 1][there[..., k]])
+        for k in range(task.numbers)
+    ]
+
+
+def _measured(task: Task, metric: Metric, truth: np.ndarray, outputs: np.ndarray) -> float:
+    """Give one metric of labels, shape (M,), and outputs, shape (M, C); NaN if it is not defined."""
+    logits = isinstance(task, Classification | Binary)
+    if not len(truth) or (np.isnan(outputs) if logits else ~np.isfinite(outputs)).any():
+        return np.nan
+    if not isinstance(metric, str):
+        return float(metric(truth, outputs))
+    undefined = {
+        "auc": truth.min() == truth.max(),
+        "average_precision": not truth.any(),
+        "r2": len(truth) < 2,
+    }
+    if undefined.get(metric, False):
+        return np.nan
+    from sklearn import metrics as sk
+
+    # F1 of the yes where there are two classes, else of all classes alike
+    average = "macro" if isinstance(task, Classification) else "binary"
+    classes = np.unique(truth)  # a class that is nowhere has no recall
+    measure = {
+        "accuracy": sk.accuracy_score,
+        "balanced_accuracy": partial(sk.recall_score, labels=classes, average="macro"),
+        "f1": partial(sk.f1_score, average=average, zero_division=0),
+        "mean_iou": partial(sk.jaccard_score, average="macro", zero_division=0),
+        "auc": sk.roc_auc_score,
+        "average_precision": sk.average_precision_score,
+        "mae": sk.mean_absolute_error,
+        "rmse": sk.root_mean_squared_error,
+        "r2": sk.r2_score,
+        "iou": lambda truth, guess: iou(truth, guess).mean(),
+    }[metric]
+    ranks = metric in ("auc", "average_precision")
+    guess = outputs if ranks else _decided(task, outputs)
+    return float(measure(truth, guess.reshape(truth.shape)))
+
+
 def lower_is_better(metric: str) -> bool:
-    """Whether a metric of this name is an error (``…loss``, ``…mae``) rather than a success.
+    """Whether a metric of this name is an error (``…loss``, ``…mae``, …) rather than a success.
+
+    Name a function of your own ``…_error`` or ``…_loss`` if less of it is better.
 
     Examples
     --------
     >>> lower_is_better("val_digit_loss"), lower_is_better("digit_f1")
     (True, False)
     """
-    return metric.endswith(("loss", "mae"))
+    return metric.endswith(("loss", "mae", "rmse", "error"))
 
 
 def delta_m(mtl: Mapping[str, float], stl: Mapping[str, float]) -> float:

@@ -3,6 +3,7 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn import metrics as sk
 
 from mtl_tutorial.metrics import (
     average_precision,
@@ -38,7 +39,7 @@ def test_predictions(task: Task, outputs: list[list[float]], expected: list[floa
     assert predictions(task, np.array(outputs)).tolist() == expected
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 2), (2, 4, 1)])
+@pytest.mark.parametrize("shape", [(4,), (4, 2), (2, 1, 4)])
 def test_predictions_of_a_wrong_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"'gt5': outputs have shape .*, expected \(N, 1\)"):
         predictions(GT5, np.zeros(shape))
@@ -119,26 +120,14 @@ def test_scores_of_infinite_numbers_are_nan_and_of_infinite_logits_are_not() -> 
 
 def test_scores_of_what_does_not_fit_together() -> None:
     outputs = {"gt5": np.zeros((3, 1))}
-    for targets in (np.array([0, 1]), np.array([[0], [1], [1]])):
-        with pytest.raises(ValueError, match=r"'gt5': targets have shape .* expected \(3,\)"):
-            scores([GT5], outputs, {"gt5": targets})
+    with pytest.raises(ValueError, match=r"'gt5': targets have shape .* expected \(3,\)"):
+        scores([GT5], outputs, {"gt5": np.array([0, 1])})
     with pytest.raises(ValueError, match="'gt5': row 1 holds -100"):
         scores([GT5], outputs, {"gt5": np.array([0, -100, 1])})
     with pytest.raises(KeyError, match=r"no outputs named 'size'; there are \['gt5'\]"):
         scores([SIZE], outputs, {"size": np.zeros(3)})
     with pytest.raises(KeyError, match=r"no targets named 'gt5'; there are \['size'\]"):
         scores([GT5], outputs, {"size": np.zeros(3)})
-
-
-class Sketch(Task):
-    """A kind that nobody has written a loss or a metric for."""
-
-    outputs = 1
-
-
-def test_scores_of_a_kind_without_metric() -> None:
-    with pytest.raises(TypeError, match="'sketch' is a Sketch, which has no metric"):
-        scores([Sketch("sketch")], {"sketch": np.zeros((1, 1))}, {"sketch": np.zeros(1)})
 
 
 def test_scores_of_boxes_are_the_mean_iou_of_the_rows_that_have_one() -> None:
@@ -295,3 +284,76 @@ def test_average_precision_of_what_is_no_proposal() -> None:
         average_precision(boxes, [1, 2], boxes[:1])
     with pytest.raises(ValueError, match="threshold is an IoU above 0, at most 1; got 0"):
         average_precision(boxes, [1, 2], boxes, threshold=0)
+
+
+def test_metrics_a_task_names_equal_scikit_learn_on_the_labels_that_are_there() -> None:
+    generator = np.random.default_rng(0)
+    truth, logits = generator.integers(-1, 2, 200), generator.normal(size=(200, 1))
+    there = truth >= 0
+    y, z = truth[there], logits[there, 0]
+    click = Binary("click", metrics=Binary.known_metrics)
+    assert scores([click], {"click": logits}, {"click": truth}) == pytest.approx(
+        {
+            "click_accuracy": sk.accuracy_score(y, z > 0),
+            "click_f1": sk.f1_score(y, z > 0),
+            "click_balanced_accuracy": sk.balanced_accuracy_score(y, z > 0),
+            "click_mean_iou": sk.jaccard_score(y, z > 0, average="macro"),
+            "click_auc": sk.roc_auc_score(y, z),
+            "click_average_precision": sk.average_precision_score(y, z),
+        }
+    )
+
+
+def test_labels_of_pixels_count_one_by_one() -> None:
+    generator = np.random.default_rng(0)
+    kind = Classification("kind", 3, metrics=Classification.known_metrics)
+    depth = Regression("depth", metrics=Regression.known_metrics)
+    logits, depths = generator.normal(size=(2, 4, 4, 3)), generator.normal(size=(2, 4, 4, 1))
+    classes, metres = generator.integers(-1, 3, (2, 4, 4)), generator.normal(size=(2, 4, 4))
+    metres[0, 0] = np.nan
+    there, seen = classes >= 0, ~np.isnan(metres)
+    y, p, d, e = classes[there], logits.argmax(-1)[there], metres[seen], depths[..., 0][seen]
+    found = scores(
+        [kind, depth], {"kind": logits, "depth": depths}, {"kind": classes, "depth": metres}
+    )
+    assert found == pytest.approx(
+        {
+            "kind_accuracy": np.mean(y == p),
+            "kind_f1": sk.f1_score(y, p, average="macro"),
+            "kind_balanced_accuracy": sk.balanced_accuracy_score(y, p),
+            "kind_mean_iou": np.mean(
+                [((y == c) & (p == c)).sum() / ((y == c) | (p == c)).sum() for c in range(3)]
+            ),
+            "depth_mae": np.abs(d - e).mean(),
+            "depth_rmse": np.sqrt(np.square(d - e).mean()),
+            "depth_r2": sk.r2_score(d, e),
+        }
+    )
+
+
+def test_several_questions_give_their_mean_over_those_that_are_defined() -> None:
+    tags = Binary("tags", outputs=3, metrics=["auc", "accuracy"])
+    logits = np.array([[2.0, 1, 1], [1, 2, 1], [-1, 3, -1]])
+    truth = np.array([[1, 0, 1], [0, 1, 1], [0, -1, -1]])  # the last has no no: no ROC curve
+    assert scores([tags], {"tags": logits}, {"tags": truth}) == pytest.approx(
+        {"tags_auc": 1.0, "tags_accuracy": np.mean([2 / 3, 1 / 2, 1])}
+    )
+
+
+@pytest.mark.parametrize("metric", ["auc", "average_precision"])
+def test_a_ranking_without_a_yes_is_not_defined(metric: str) -> None:
+    click = Binary("click", metrics=[metric])
+    found = scores([click], {"click": np.array([[1.0], [2.0]])}, {"click": np.array([0, 0])})
+    assert np.isnan(found[f"click_{metric}"])
+
+
+def test_a_metric_of_your_own_sees_the_labels_that_are_there() -> None:
+    def largest_error(truth: np.ndarray, outputs: np.ndarray) -> float:
+        return float(np.abs(truth - outputs[:, 0]).max())
+
+    size = Regression("size", metrics=["mae", largest_error])
+    outputs, targets = np.array([[1.0], [5.0], [2.0]]), np.array([2.0, np.nan, 2.5])
+    found = scores([size], {"size": outputs}, {"size": targets})
+    assert found == {"size_mae": 0.75, "size_largest_error": 1.0}
+    assert lower_is_better("val_size_largest_error")
+    assert lower_is_better("size_rmse")

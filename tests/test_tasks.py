@@ -1,5 +1,6 @@
 import re
-from dataclasses import FrozenInstanceError
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, dataclass
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from mtl_tutorial.metrics import scores
 from mtl_tutorial.tasks import (
     Binary,
     Boxes,
@@ -16,9 +18,11 @@ from mtl_tutorial.tasks import (
     check_targets,
     check_tasks,
     labelled,
+    target_shape,
 )
 
 DIGIT, GT5, SIZE, BOX = Classification("digit", 10), Binary("gt5"), Regression("size"), Boxes("box")
+TAGS = Binary("tags", outputs=3)
 NAN = np.nan
 
 
@@ -117,11 +121,12 @@ def test_labelled(task: Task, targets: list[object], there: list[bool]) -> None:
         (DIGIT, [-2, 0], "row 0 holds -2"),
         (DIGIT, [1, 0.5], r"row 1 holds 0\.5"),
         (DIGIT, [1, NAN], "row 1 holds nan"),
-        (DIGIT, [[1, 0], [0, 1]], r"shape \(2, 2\), expected \(2,\)"),
+        (DIGIT, [[1, 0], [0, 10]], r"row 1, place \(1,\) holds 10; allowed are"),
+        (TAGS, [[1, 0], [0, 1]], r"shape \(2, 2\), expected \(2, 3\)"),
+        (TAGS, [1, 0], r"shape \(2,\), expected \(2, 3\)"),
         (GT5, [0, 2], "row 1 holds 2; allowed are the integers 0 to 1"),
         (GT5, [0, 1, 1], r"shape \(3,\), expected \(2,\)"),
         (SIZE, [NAN, np.inf], "row 1 holds inf; allowed are finite numbers, and NaN"),
-        (SIZE, [[1.0], [2.0]], r"shape \(2, 1\), expected \(2,\)"),
         (BOX, [[0, 0, 1, 1], [0, -np.inf, 1, 1]], "row 1 holds .*inf"),
         (BOX, [1.0, 2.0], r"shape \(2,\), expected \(2, 4\)"),
         (BOX, [[0, 0, 1, 1], [0.5, 0, 0.5, 1]], r"row 1 holds .*allowed are 0 <= x1 < x2 <= 1 "),
@@ -173,3 +178,100 @@ def test_boxes_in_pixels_reach_the_sides_of_the_image_and_no_further() -> None:
     check_targets([pixels], {"box": boxes}, length=2)
     with pytest.raises(ValueError, match=r"row 1 holds .* x2 <= 64 and 0 <= y1 < y2 <= 48"):
         check_targets([pixels], {"box": boxes + np.array([[0], [1]])}, length=2)
+
+
+def test_labels_of_tokens_pixels_and_several_questions_are_checked_one_by_one() -> None:
+    words, depth = Classification("word", classes=5), Regression("depth")
+    targets = {
+        "tags": np.array([[0, 1, -1], [1, 1, 0]]),
+        "word": np.array([[4, 0, -1, -1], [3, 2, 1, 0]]),
+        "depth": np.full((2, 3, 3), 0.5),
+    }
+    check_targets([TAGS, words, depth], targets, length=2)
+    assert labelled(TAGS, targets["tags"]).tolist() == [[True, True, False], [True] * 3]
+    targets["depth"][1, 0, 2] = np.inf
+    with pytest.raises(ValueError, match=r"'depth': row 1, place \(0, 2\) holds inf; allowed are"):
+        check_targets([depth], targets, length=2)
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "targets", "expected"),
+    [
+        (DIGIT, (7, 10), (7,), (7,)),
+        (DIGIT, (7, 10), (7, 1), (7,)),
+        (DIGIT, (6, 10), (2, 3), (6,)),  # a row a word
+        (DIGIT, (2, 3, 10), (2, 3), (2, 3)),
+        (SIZE, (2, 8, 8, 1), (2, 8, 8), (2, 8, 8)),
+        (TAGS, (7, 3), (7, 3), (7, 3)),
+        (BOX, (7, 4), (7, 4), (7, 4)),
+    ],
+)
+def test_target_shape(
+    task: Task, outputs: tuple[int, ...], targets: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    assert target_shape(task, outputs, targets) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "targets", "message"),
+    [
+        (DIGIT, (7, 9), (7,), r"outputs have shape \(7, 9\), expected \(N, 10\)"),
+        (DIGIT, (7,), (7,), r"outputs have shape \(7,\)"),
+        (DIGIT, (2, 10, 8, 8), (2, 8, 8), r"axis last: outputs.movedim\(1, -1\)"),
+        (DIGIT, (7, 10), (6,), r"targets have shape \(6,\), expected \(7,\)"),
+        (TAGS, (7, 3), (7,), r"targets have shape \(7,\), expected \(7, 3\)"),
+        (BOX, (4, 4), (16,), r"targets have shape \(16,\), expected \(4, 4\)"),
+        (SIZE, (2, 8, 8, 1), (2, 8, 8, 1), r"expected \(2, 8, 8\)"),
+    ],
+)
+def test_target_shape_says_what_does_not_fit(
+    task: Task, outputs: tuple[int, ...], targets: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"task {task.name!r}: .*{message}"):
+        target_shape(task, outputs, targets)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Classification("k", 3, class_weights=[1, 2]),
+            "class_weights are 3 numbers above 0",
+        ),
+        (lambda: Classification("k", 2, class_weights=[1, 0]), r"got \[1, 0\]"),
+        (lambda: Classification("k", 3, label_smoothing=1), "from 0 to below 1; got 1"),
+        (lambda: Binary("k", pos_weight=-1), "pos_weight are 1 numbers above 0"),
+        (lambda: Binary("k", outputs=2, pos_weight=[1, 2, 3]), "pos_weight are 2 numbers"),
+        (lambda: Binary("k", outputs=0), "needs outputs >= 1, an integer; got 0"),
+        (lambda: Regression("k", outputs=2.0), "needs outputs >= 1, an integer; got 2.0"),  # type: ignore[arg-type]
+        (
+            lambda: Regression("k", metrics=["auc"]),
+            r"'auc' is no metric of a Regression; name some of",
+        ),
+        (lambda: Binary("k", metrics=[3]), "or give a function of labels and outputs"),  # type: ignore[list-item]
+    ],
+)
+def test_settings_that_cannot_be_are_refused(make: Callable[[], Task], message: str) -> None:
+    with pytest.raises(ValueError, match=f"task 'k'.*{message}"):
+        make()
+
+
+def test_a_kind_of_your_own_inherits_what_it_does_not_say() -> None:
+    def rank_error(truth: np.ndarray, outputs: np.ndarray) -> float:
+        return float(np.abs((outputs > 0).sum(axis=1) - truth).mean())
+
+    @dataclass(frozen=True)
+    class Ordinal(Task):
+        grades: int
+        usual_metrics = (rank_error,)
+
+        @property
+        def outputs(self) -> int:  # type: ignore[override]
+            return self.grades - 1
+
+    stars = Ordinal("stars", 5)
+    assert (stars.outputs, stars.missing, stars.metrics) == (4, -1, (rank_error,))
+    check_targets([stars], {"stars": np.array([0, -1])}, length=2)
+    assert scores([stars], {"stars": np.eye(4)[:2]}, {"stars": np.array([3, 1])}) == {
+        "stars_rank_error": 1.0
+    }

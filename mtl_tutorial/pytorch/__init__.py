@@ -8,7 +8,13 @@ except ModuleNotFoundError as error:
     ) from error
 
 from mtl_tutorial.pytorch.backward import mtl_backward
-from mtl_tutorial.pytorch.losses import batch_losses, giou_loss, task_loss
+from mtl_tutorial.pytorch.losses import (
+    batch_losses,
+    giou_loss,
+    label_counts,
+    label_losses,
+    task_loss,
+)
 from mtl_tutorial.pytorch.meta import maml_step, reptile_step
 from mtl_tutorial.pytorch.models import (
     BoxHead,
@@ -40,6 +46,8 @@ __all__ = [
     "fit",
     "fit_stacked",
     "giou_loss",
+    "label_counts",
+    "label_losses",
     "linear_heads",
     "load_resnet18",
     "maml_step",

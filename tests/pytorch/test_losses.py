@@ -1,4 +1,5 @@
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -6,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from mtl_tutorial.metrics import iou
-from mtl_tutorial.pytorch import batch_losses, giou_loss, task_loss
+from mtl_tutorial.pytorch import batch_losses, giou_loss, label_counts, label_losses, task_loss
 from mtl_tutorial.tasks import Binary, Boxes, Classification, Regression, Task, labelled
 
 KIND, GT5, SIZE, BOX = Classification("kind", 3), Binary("gt5"), Regression("size"), Boxes("box")
@@ -286,8 +288,8 @@ def test_a_label_that_cannot_be_is_never_trained_on(task: Task, targets: list[An
 def test_outputs_and_targets_that_do_not_fit_together(task: Task) -> None:
     width = task.outputs
     labels = torch.full((3, 4) if task is BOX else (3,), task.missing)
-    for outputs in (torch.zeros(3), torch.zeros(3, width + 1), torch.zeros(3, 1, width)):
-        with pytest.raises(ValueError, match=rf"'{task.name}': outputs are float32 of shape \("):
+    for outputs in (torch.zeros(3), torch.zeros(3, width + 1), torch.zeros(3, width, 9)):
+        with pytest.raises(ValueError, match=rf"'{task.name}': outputs have shape \("):
             task_loss(task, outputs, labels)
     with pytest.raises(ValueError, match="outputs are int64"):
         task_loss(task, torch.zeros(3, width, dtype=torch.int64), labels)
@@ -353,3 +355,150 @@ def test_a_head_may_stay_idle_only_where_its_task_has_no_label() -> None:
         batch_losses([GT5, SIZE], outputs, targets | {"size": [NAN, 1.0]})
     with pytest.raises(KeyError, match=r"no target named 'size'; there are \['gt5'\]"):
         batch_losses([GT5, SIZE], outputs, {"gt5": [0, 1]})
+
+
+def random_case(task: Task, *places: int) -> tuple[Tensor, Tensor]:
+    """Outputs of 6 rows, and targets of which one label in four is missing."""
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(6, *places, task.outputs, generator=generator, dtype=torch.float64)
+    shape = outputs.shape if task.numbers > 1 else outputs.shape[:-1]
+    if isinstance(task, Regression):
+        targets = torch.randn(shape, generator=generator, dtype=torch.float64)
+    else:
+        top = task.classes if isinstance(task, Classification) else 2
+        targets = torch.randint(top, shape, generator=generator)
+    missing = torch.rand(shape, generator=generator) < 0.25
+    missing.view(-1)[0] = True
+    return outputs, targets.masked_fill(missing, task.missing)
+
+
+@pytest.mark.parametrize("places", [(), (5,), (3, 4)], ids=["rows", "tokens", "pixels"])
+@pytest.mark.parametrize("smoothing", [0, 0.1])
+@pytest.mark.parametrize("class_weights", [None, (0.5, 1.0, 4.0)])
+def test_class_weights_and_smoothing_are_those_of_pytorch(
+    places: tuple[int, ...], smoothing: float, class_weights: tuple[float, ...] | None
+) -> None:
+    task = Classification("kind", 3, class_weights=class_weights, label_smoothing=smoothing)
+    outputs, targets = random_case(task, *places)
+    expected = torch.nn.functional.cross_entropy(
+        outputs.movedim(-1, 1),
+        targets,
+        None if class_weights is None else torch.tensor(class_weights, dtype=torch.float64),
+        ignore_index=-1,
+        label_smoothing=smoothing,
+    )
+    torch.testing.assert_close(task_loss(task, outputs, targets), expected)
+
+
+@pytest.mark.parametrize("pos_weight", [1, 3.0, (0.5, 2.0, 7.0)])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_pos_weight_is_that_of_pytorch(outputs: int, pos_weight: Any) -> None:
+    if outputs == 1 and pos_weight == (0.5, 2.0, 7.0):
+        pytest.skip("one weight a question")
+    task = Binary("tags", outputs=outputs, pos_weight=pos_weight)
+    logits, targets = random_case(task)
+    there, flat = targets >= 0, logits.reshape(targets.shape)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        flat,
+        targets.clamp(min=0).double(),
+        weight=there.double(),
+        pos_weight=torch.tensor(pos_weight, dtype=torch.float64),
+        reduction="sum",
+    )
+    torch.testing.assert_close(task_loss(task, logits, targets), expected / there.sum())
+
+
+@pytest.mark.parametrize("task", [Regression("depth"), Regression("joints", outputs=3)])
+@pytest.mark.parametrize("places", [(), (5,), (3, 4)], ids=["rows", "tokens", "pixels"])
+def test_the_squared_error_is_a_mean_over_all_labels(task: Task, places: tuple[int, ...]) -> None:
+    outputs, targets = random_case(task, *places)
+    there = ~targets.isnan()
+    error = outputs.reshape(targets.shape)[there] - targets[there]
+    torch.testing.assert_close(task_loss(task, outputs, targets), error.square().mean())
+
+
+WEIGHTED = [
+    Classification("kind", 3, class_weights=(0.5, 1.0, 4.0), label_smoothing=0.1),
+    Binary("tags", outputs=3, pos_weight=2),
+    Regression("size"),
+]
+
+
+@pytest.mark.parametrize("task", WEIGHTED, ids=lambda task: task.name)
+@pytest.mark.parametrize("places", [(), (5,)], ids=["rows", "tokens"])
+def test_a_row_of_weight_3_is_three_rows(task: Task, places: tuple[int, ...]) -> None:
+    outputs, targets = random_case(task, *places)
+    counts = torch.tensor([1, 3, 0, 2, 1, 0])
+    rows = torch.arange(6).repeat_interleave(counts)
+    expected = task_loss(task, outputs[rows], targets[rows])
+    for scale in (1, 0.5):  # a weighted mean: the unit of the weights plays no part
+        loss = task_loss(task, outputs, targets, sample_weight=counts * scale)
+        torch.testing.assert_close(loss, expected)
+    assert batch_losses([task], {}, {task.name: targets}, torch.zeros(6)) == {task.name: None}
+
+
+@pytest.mark.parametrize("task", WEIGHTED, ids=lambda task: task.name)
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 0.5, 0, 2, 3, 1])])
+def test_parts_divided_by_the_labels_of_the_whole_add_up_to_it(
+    task: Task, weights: Tensor | None
+) -> None:
+    outputs, targets = random_case(task)
+    counts = label_counts([task], {task.name: targets}, weights)
+    total = torch.zeros((), dtype=torch.float64)
+    for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        own = None if weights is None else weights[part]
+        named = {task.name: outputs[part]}, {task.name: targets[part]}
+        loss = batch_losses([task], *named, own, counts=counts)[task.name]
+        total += 0 if loss is None else loss
+    torch.testing.assert_close(total, task_loss(task, outputs, targets, weights))
+
+
+@pytest.mark.parametrize("weights", [[1.0, -1.0], [[1.0], [1.0]], [1.0, float("nan")]])
+def test_sample_weights_that_cannot_be_are_refused(weights: list[Any]) -> None:
+    with pytest.raises(ValueError, match="'gt5': sample_weight is one number a row, shape"):
+        task_loss(GT5, torch.zeros(2, 1), torch.tensor([0, 1]), torch.tensor(weights))
+    with pytest.raises(ValueError, match="there are 3 sample weights for 2 rows"):
+        task_loss(GT5, torch.zeros(2, 1), torch.tensor([0, 1]), torch.ones(3))
+
+
+def test_a_kind_of_your_own_needs_one_function() -> None:
+    @dataclass(frozen=True)
+    class Quantile(Task):
+        level: float = 0.5
+        outputs = 1
+        missing = float("nan")
+
+    @label_losses.register
+    def _(task: Quantile, outputs: Tensor, targets: Tensor) -> Tensor:
+        error = targets - outputs[..., 0]
+        return torch.maximum(task.level * error, (task.level - 1) * error)
+
+    outputs = torch.tensor([[1.0], [5.0], [2.0]], requires_grad=True)
+    loss = task_loss(Quantile("delay", 0.9), outputs, torch.tensor([2.0, float("nan"), 0.0]))
+    loss.backward()
+    torch.testing.assert_close(loss, torch.tensor((0.9 + 0.2) / 2))
+    torch.testing.assert_close(outputs.grad, torch.tensor([[-0.45], [0], [0.05]]))
+
+
+def test_a_kind_without_a_loss_is_refused_with_the_way_out() -> None:
+    class Sketch(Task):
+        outputs = 1
+
+    with pytest.raises(
+        TypeError, match=r"'sketch' is a Sketch, for which there is no loss; register"
+    ):
+        task_loss(Sketch("sketch"), torch.zeros(2, 1), torch.tensor([0, 1]))
+
+
+def test_a_loss_that_is_not_one_a_label_is_refused() -> None:
+    class Total(Task):
+        outputs = 1
+
+    @label_losses.register
+    def _(task: Total, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.sum()
+
+    with pytest.raises(
+        ValueError, match=r"'all': label_losses gave shape \(\), expected one loss a"
+    ):
+        task_loss(Total("all"), torch.zeros(2, 1), torch.tensor([0, 1]))
