@@ -1,6 +1,7 @@
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -31,6 +32,49 @@ def test_take_takes_the_same_rows_everywhere(index: object, rows: list[int]) -> 
     assert part.inputs[:, 0, 0].tolist() == rows
     assert part.targets["digit"].tolist() == rows
     assert part.targets["gt5"].tolist() == [int(row > 2) for row in rows]
+
+
+def test_inputs_may_be_several_arrays() -> None:
+    targets = {"click": np.array([0, 1, 0])}
+    user, film = np.arange(3), np.arange(6.0).reshape(3, 2)
+    named = Split({"user": user, "film": film}, targets, np.array([1.0, 2.0, 3.0])).take([2, 0])
+    assert named.inputs["user"].tolist() == [2, 0]
+    assert named.inputs["film"].tolist() == [[4, 5], [0, 1]]
+    assert named.sample_weight.tolist() == [3, 1]  # type: ignore[union-attr]
+    ordered = Split((user, film), targets, {"click": np.ones(3)}).take(slice(1))
+    assert [len(array) for array in ordered.inputs] == [1, 1]
+    assert repr(ordered) == "Split(inputs={inputs[0]: (1,), inputs[1]: (1, 2)}, targets=[click])"
+    both = concatenate([Split((user, film), targets)] * 2, [Binary("click")])
+    assert (len(both), both.inputs[1].shape) == (6, (6, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Split({"a": np.zeros(3), "b": np.zeros(2)}, {}),
+            "input 'b' has 2 rows, but 'a' has 3",
+        ),
+        (lambda: Split({}, {}), "there are no inputs: the dict or tuple of arrays is empty"),
+        (
+            lambda: Split(np.zeros(3), {}, np.ones((3, 1))),
+            r"'all tasks' has shape \(3, 1\), expected",
+        ),
+        (
+            lambda: Split(np.zeros(3), {}, {"a": np.ones(2)}),
+            r"sample_weight of 'a' has shape \(2,\)",
+        ),
+        (lambda: check_inputs({"a": np.ones(2), "b": np.array([1, np.inf])}), "b: row 1 holds inf"),
+        (lambda: check_inputs((np.array(["x"]),)), r"the inputs 'inputs\[0\]' are texts"),
+        (
+            lambda: concatenate([Split(np.zeros(3), {"a": np.ones(3)}, np.ones(3))], [Binary("a")]),
+            "data sets with a sample_weight are not put together",
+        ),
+    ],
+)
+def test_inputs_and_weights_that_do_not_fit(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_unequal_lengths() -> None:
@@ -95,10 +139,11 @@ def test_concatenate_what_does_not_fit() -> None:
     small = Split(np.zeros((2, 14, 14), np.float32), {"digit": np.zeros(2, int)})
     task = Binary("gt5")
     with pytest.raises(
-        ValueError, match=r"one size; got \['float32 \(14, 14\)', 'float32 \(28, 28\)'"
+        ValueError,
+        match=r"one size; got \['inputs float32 \(14, 14\)', 'inputs float32 \(28, 28\)'",
     ):
         concatenate([one, small], [task])
-    with pytest.raises(ValueError, match=r"got \['float32 .*'float64"):
+    with pytest.raises(ValueError, match=r"got \['inputs float32 .*'inputs float64"):
         concatenate([one, Split(one.inputs.astype(float), one.targets)], [task])
     with pytest.raises(ValueError, match=r"got \[\]"):
         concatenate([], [task])

@@ -1,7 +1,8 @@
 """Hard parameter sharing: one trunk for all tasks, one head for each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -66,6 +67,13 @@ class HardSharing(nn.Module):
     heads : mapping from task name to torch.nn.Module
         From features to the task's outputs, shape (N, task.outputs).
 
+    Notes
+    -----
+    :func:`~mtl_tutorial.pytorch.fit` takes any module that has the three methods ``encode(inputs)``,
+    ``decode(features, tasks=None)`` and ``shared_parameters()`` as they are here; features may be one
+    tensor, or several in a list, tuple or dict. With a fourth, ``extra_loss(features, targets)``, it
+    adds a scalar of its own, unweighted: a penalty, an adversary.
+
     Examples
     --------
     >>> import torch
@@ -83,7 +91,19 @@ class HardSharing(nn.Module):
         self.trunk = trunk
         self.heads = nn.ModuleDict(heads)
 
-    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+    def encode(self, inputs: Any) -> Any:
+        """Give the features, what the trunk makes of the inputs."""
+        return self.trunk(inputs)
+
+    def decode(self, features: Any, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
+        names = self.heads if tasks is None else tasks
+        return {name: self.heads[name](features) for name in names}
+
+    def shared_parameters(self) -> Iterator[nn.Parameter]:
+        """Give what all tasks share, the parameters of the trunk."""
+        return self.trunk.parameters()
+
+    def forward(self, inputs: Any) -> dict[str, Tensor]:
         """Give the outputs of every head, by task name."""
-        features = self.trunk(inputs)
-        return {name: head(features) for name, head in self.heads.items()}
+        return self.decode(self.encode(inputs))
