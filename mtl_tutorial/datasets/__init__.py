@@ -5,7 +5,14 @@ unasked. ``make data`` (or ``python -m mtl_tutorial.datasets``) downloads the re
 """
 
 from mtl_tutorial.datasets._augment import cropped, flipped, shifted
-from mtl_tutorial.datasets._dataset import Dataset, Split, check_inputs, concatenate
+from mtl_tutorial.datasets._dataset import (
+    Dataset,
+    Split,
+    check_inputs,
+    concatenate,
+    leaves,
+    map_arrays,
+)
 from mtl_tutorial.datasets._digits import digits
 from mtl_tutorial.datasets._fashion_mnist import fashion_mnist
 from mtl_tutorial.datasets._mnist import mnist
@@ -27,6 +34,8 @@ __all__ = [
     "fashion_mnist",
     "flipped",
     "ink_box",
+    "leaves",
+    "map_arrays",
     "mnist",
     "overlaid",
     "read_sentences",

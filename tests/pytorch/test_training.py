@@ -330,7 +330,7 @@ def test_no_row_and_numbers_below_1() -> None:
     with pytest.raises(ValueError, match="nothing to learn from"):
         predict(model, none.inputs)
     for epochs, batch_size, patience in ((0, 64, None), (1, 0, None), (1, 64, 0)):
-        with pytest.raises(ValueError, match="epochs, batch_size and patience must be at least 1"):
+        with pytest.raises(ValueError, match="must be at least 1; got 0"):
             fit(
                 model, TASKS, TRAIN, VALID,
                 epochs=epochs, batch_size=batch_size, patience=patience,
