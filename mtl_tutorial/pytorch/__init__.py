@@ -7,7 +7,7 @@ except ModuleNotFoundError as error:
         'mtl_tutorial.pytorch needs PyTorch: pip install "mtl_tutorial[pytorch]"'
     ) from error
 
-from mtl_tutorial.pytorch.backward import mtl_backward
+from mtl_tutorial.pytorch.backward import accumulated_backward, mtl_backward
 from mtl_tutorial.pytorch.losses import (
     batch_losses,
     giou_loss,
@@ -41,6 +41,7 @@ __all__ = [
     "TextHead",
     "TextLSTM",
     "TextTransformer",
+    "accumulated_backward",
     "batch_losses",
     "evaluate",
     "fit",

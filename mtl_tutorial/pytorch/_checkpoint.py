@@ -119,6 +119,8 @@ def load(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("mtl_tutorial")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is gone; give another folder, or remove this one") from error
     except SafetensorError as error:
         raise ValueError(
             f"{path} is no checkpoint, or was cut short ({error}); to start anew, remove it"
@@ -173,6 +175,8 @@ def _plain(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         kind = "counter" if isinstance(value, Counter) else "dict"
         return {kind: [[k, _plain(v, f"{path}.{k}".strip("."), tensors)] for k, v in value.items()]}
     if isinstance(value, list | tuple):
+        if all(type(item) is int for item in value):  # a generator's state: hundreds of them
+            return {"tuple": list(value)} if isinstance(value, tuple) else value
         items = [_plain(item, f"{path}.{i}", tensors) for i, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
     if value is None or isinstance(value, bool | int | float | str):

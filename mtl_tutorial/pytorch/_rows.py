@@ -37,7 +37,7 @@ class Rows(NamedTuple):
     def formed(self) -> Tensor:
         """Give the rows as a matrix, shape (T, size of the tensor), in float32 at least."""
         full = self.values if self.inputs is None else self.values.mT @ self.inputs
-        matrix = full.reshape(len(full), -1)
+        matrix = full.reshape(len(full), self.shape.numel())
         return at_least_float32(matrix)
 
     def gramian(self) -> Tensor:

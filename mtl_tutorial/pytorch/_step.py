@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_tutorial.pytorch._data import Batch, at_rest, tensors_of
-from mtl_tutorial.pytorch.backward import mtl_backward
+from mtl_tutorial.pytorch.backward import accumulated_backward, mtl_backward
 from mtl_tutorial.pytorch.losses import known_losses, label_counts
 from mtl_tutorial.tasks import Task
 from mtl_tutorial.weighting import Weighting
@@ -48,10 +48,12 @@ class Step:
                 extra_loss=extra, scaler=self.scaler,
             )  # fmt: skip
         else:
-            from mtl_tutorial.pytorch.backward import accumulated_backward
-
             parts = _counted(self.in_parts(batch), losses)
-            accumulated_backward(parts, self.weighting, shared, self.gramian, scaler=self.scaler)
+            here = batch.present()
+            accumulated_backward(
+                parts, self.weighting, shared, self.gramian,
+                present=[task.name in here for task in self.tasks], scaler=self.scaler,
+            )  # fmt: skip
         self.go_down()
         if self.weighting.needs_observe:  # the same batch again, dropout and batch norm at rest
             after: dict[str, Tensor] = {}

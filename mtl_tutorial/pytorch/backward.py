@@ -2,16 +2,30 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from itertools import chain, compress
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mtl_tutorial.pytorch._graph import Cut, Read, cut, leaves
-from mtl_tutorial.pytorch._rows import Rows, at_least_float32, stacked, task_gradients
+from mtl_tutorial.pytorch._rows import Rows, stacked, task_gradients
+from mtl_tutorial.pytorch.distributed import (
+    agreed,
+    averaged,
+    numbers,
+    one_for_all,
+    summed,
+    world_size,
+)
 from mtl_tutorial.weighting import Weighting
+
+Root = tuple[Tensor, Tensor | None]
+"""Where a backward pass starts, and the gradient there; None for the 1 of a loss."""
 
 
 def mtl_backward(
@@ -23,6 +37,7 @@ def mtl_backward(
     *,
     extra_loss: Tensor | None = None,
     scaler: torch.amp.GradScaler | None = None,
+    model: nn.Module | None = None,
 ) -> np.ndarray:
     r"""Ask the weighting how much each task counts, and accumulate the gradients into ``.grad``.
 
@@ -44,8 +59,12 @@ def mtl_backward(
       :math:`\sum_k w_k\,\partial L_k / \partial z` through all that lies before the features. Heads
       that read past them are refused.
 
-    The graph is freed, as by ``Tensor.backward``. Several calls accumulate (micro-batches); each
-    asks for weights of its own.
+    The graph is freed, as by ``Tensor.backward``. Several calls accumulate; each asks for weights of
+    its own. For one step over several micro-batches see :func:`accumulated_backward`.
+
+    Where ``torch.distributed`` runs several processes, each calls this with its own rows, and every
+    ``.grad`` gets the mean over them: the step that one process would take with all rows. See the
+    notes.
 
     Parameters
     ----------
@@ -71,7 +90,12 @@ def mtl_backward(
     scaler : torch.amp.GradScaler, optional
         For mixed precision: ``.grad`` is scaled, for ``scaler.step(optimizer)``; the weighting sees
         losses and Gramian without the scale. Where the scaled gradients overflow, it is not asked,
-        and the infinite ``.grad`` makes the scaler skip the step.
+        and the infinite ``.grad`` makes the scaler skip the step: on all ranks, for ``.grad`` is the
+        same on all.
+    model : torch.nn.Module, optional
+        Needed where several processes run: its trained parameters, in their order, are what is
+        averaged. A rank whose batch lacks a task never meets the head's parameters, but must take
+        part in averaging them.
 
     Returns
     -------
@@ -87,9 +111,10 @@ def mtl_backward(
         A loss is a constant or no scalar, or, where the weighting reads it, is NaN or infinite;
         where the weighting needs the Gramian, a loss does not depend on the features, or nothing
         shared needs a gradient; at the features, a head reads past them. The message names the task.
+        In several processes, no ``model`` is given, a loss trains what is none of its parameters, or
+        it is wrapped in DistributedDataParallel and the weighting reads losses or gradients.
     RuntimeError
-        The weighting reads losses or gradients, and ``torch.distributed`` runs several processes:
-        nothing is averaged between them yet, and they would drift apart.
+        Another process has raised one of these.
 
     Notes
     -----
@@ -101,6 +126,18 @@ def mtl_backward(
 
     Hooks of parameters, of both kinds, run as by ``Tensor.backward``: once, on the sum. Hooks on
     other tensors run in every pass that comes by, T or more where the Gramian is exact.
+
+    Several processes, of the default group: a task is present if any rank has a loss of it; a rank
+    without one counts as zeros, and losses are averaged before the weighting sees them. So divide a
+    rank's sum of losses by :func:`~mtl_tutorial.pytorch.distributed.over_ranks` of its label counts,
+    not by the counts themselves. The rows of the exact Gramian are averaged, then multiplied. At the
+    features each rank has other rows of the batch, so the ranks' Gramians are summed and divided by
+    the square of their number (a callable, which wants the Jacobian itself, is refused there). All
+    gradients are averaged in one all-reduce. Methods with a memory and random ones with one seed
+    stay equal on all ranks; the model must start equal, see
+    :func:`~mtl_tutorial.pytorch.distributed.same_start`. Call the model itself, not a wrapper of it.
+    Only for weightings that read neither losses nor gradients (Equal, Static, RLW) may ``model`` be
+    wrapped in DistributedDataParallel, which then averages, not this function.
 
     Trunk and heads may be compiled by ``torch.compile``, best apart from each other: in a model
     compiled whole there is no trunk to be seen, so each task's pass takes the heads along. What
@@ -117,56 +154,232 @@ def mtl_backward(
     >>> trunk.weight.grad.shape
     torch.Size([2, 3])
     """
-    _check(losses, features, weighting, gramian, extra_loss)
-    names = list(losses)
-    here = {name: loss for name, loss in losses.items() if loss is not None}
-    present = np.array([name in here for name in names], dtype=bool)
-    goals, extra = list(here.values()), [] if extra_loss is None else [extra_loss]
-    if scaler is not None:
-        goals, extra = scaler.scale(goals), scaler.scale(extra)
-    values = np.zeros(len(names))
-    if here and isinstance(weighting, Weighting) and weighting.needs_losses:
-        seen = torch.stack([at_least_float32(loss.detach()) for loss in here.values()])
-        values[present] = seen.cpu().numpy()
+    with one_for_all():
+        _check(losses, features, weighting, gramian, extra_loss)
+        trained = _averaged_here(model, weighting, gramian, may_be_wrapped=not _reads(weighting))
+        _check_trained(losses, extra_loss, trained)
+        names, here, values = list(losses), _here(losses), _values(losses, weighting)
+        goals, extra = _scaled(losses, extra_loss, scaler)
+        if isinstance(model, DistributedDataParallel) and not (goals or extra):
+            raise ValueError(
+                "this process has no loss, and DistributedDataParallel would wait for its backward "
+                "pass: call model.module and give that as the model"
+            )
+        rows: dict[Tensor, Rows] = {}
+        gradients: dict[Tensor, Tensor] = {}
+        shared: dict[Tensor, None] = {}
+        if _reads_gradients(weighting) and (goals or trained):
+            sources, shared = _shared(features, shared_parameters, gramian)
+            again = bool(extra) or _weights_losses(weighting)  # one more pass follows
+            rows, gradients = _rows(goals, sources, shared, again)
 
-    if not here:
-        _weighted_backward([], [], extra)
-        return values
-    if isinstance(weighting, Weighting) and not weighting.needs_gramian:
-        weights = weighting(values, None, present, names)
-        _weighted_backward(weights[present].tolist(), goals, extra)
+    present, values = agreed(here, values)
+    owners = here
+    if shared and trained:
+        rows, owners = _averaged_rows(rows, shared, here, present), present
+    weights = _weights(
+        weighting, rows, owners, losses=values, present=present, names=names, scaler=scaler,
+        gramian=gramian,
+    )  # fmt: skip
+    if _weights_losses(weighting):
+        _accumulate({}, [*_weighted(goals.values(), weights[here]), *extra], trained)
+        return weights
+    ahead = _combined(weighting, rows, owners, weights=weights, names=names, scaler=scaler)
+    if gramian == "features":
+        _accumulate(gradients, [*ahead.items(), *extra], trained)
+    else:
+        _accumulate(gradients | ahead, extra, trained)
+    return weights
+
+
+def accumulated_backward(
+    micro_batches: Iterable[tuple[Any, ...]],
+    weighting: Weighting | Callable[[Tensor], Tensor],
+    shared_parameters: Iterable[nn.Parameter] = (),
+    gramian: Literal["parameters", "features"] = "parameters",
+    *,
+    present: Sequence[bool] | np.ndarray | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    model: nn.Module | None = None,
+) -> np.ndarray:
+    r"""Take one step's gradients from several micro-batches: as :func:`mtl_backward` on their union.
+
+    .. math:: L_k = \sum_m L_k^{(m)}, \qquad g_k = \sum_m g_k^{(m)}
+
+    where :math:`L_k^{(m)}` is the loss of task :math:`k` on micro-batch :math:`m`, divided by the
+    labels of the *whole* batch, and :math:`g_k` its gradient. The weighting is asked once. A forward
+    pass runs when it is asked for, and its graph is freed before the next one: of activations,
+    memory is that of one micro-batch. Besides ``.grad`` itself, this is kept until the end:
+
+    - one gradient row a task on the shared parameters, T numbers a parameter, for the exact Gramian;
+    - one row a task on all parameters that the task reaches, T numbers a shared parameter and one a
+      head's, for a weighting that weights losses: what its weights are is known at the end;
+    - nothing, for Equal, Static and RLW where ``present`` is given: their weights are then known at
+      the start, and each micro-batch takes one backward pass.
+
+    Parameters
+    ----------
+    micro_batches : iterable of (losses, features) or (losses, features, extra_loss)
+        Each as :func:`mtl_backward` takes them; all with the same tasks. Give a generator that runs
+        a forward pass for each.
+    weighting : Weighting, or callable from a Jacobian to a vector
+        As for :func:`mtl_backward`.
+    shared_parameters : iterable of torch.nn.Parameter
+        As for :func:`mtl_backward`.
+    gramian : {"parameters", "features"}
+        Only ``"parameters"`` for a weighting that needs the Gramian.
+    present : sequence of bool, length T, optional
+        Which tasks have a label in the whole batch, of this process where there are several.
+    scaler : torch.amp.GradScaler, optional
+        As for :func:`mtl_backward`.
+    model : torch.nn.Module, optional
+        Needed where several processes run, which need not have as many micro-batches each; not
+        wrapped in DistributedDataParallel.
+
+    Returns
+    -------
+    numpy.ndarray, shape (T,)
+        The weights of this step, as of :func:`mtl_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As in :func:`mtl_backward`; no micro-batch is given, their tasks differ, or are not those of
+        ``present``; ``gramian="features"`` for a weighting that needs the Gramian. Every ``.grad``
+        is then as it was.
+
+    Examples
+    --------
+    >>> from mtl_tutorial.weighting import Equal
+    >>> trunk, a, b = nn.Linear(3, 2), nn.Linear(2, 1), nn.Linear(2, 1)
+    >>> def forward(rows):
+    ...     for x in rows.split(2):
+    ...         z = trunk(x)
+    ...         yield {"a": a(z).square().sum() / 6, "b": b(z).square().sum() / 6}, z
+    >>> accumulated_backward(forward(torch.ones(6, 3)), Equal(), present=[True, True])
+    array([1., 1.])
+    >>> trunk.weight.grad.shape
+    torch.Size([2, 3])
+    """
+    with one_for_all():
+        _check({}, None, weighting, gramian, None)
+        if gramian == "features" and _reads_gradients(weighting):
+            raise ValueError(
+                "gramian='features' weights what goes back through the trunk, so the forward pass of "
+                "every micro-batch would have to be kept, or run again, until the weights are known; "
+                "use gramian='parameters'"
+            )
+        trained = _averaged_here(model, weighting, gramian, may_be_wrapped=False)
+        shared_parameters = list(shared_parameters)
+        said = None if present is None else np.array(present, dtype=bool)
+
+    weights = None  # those that are known before the passes
+    if said is not None and not _reads(weighting):
+        everyones, zeros = agreed(said, np.zeros(len(said)))
+        weights = _weights(weighting, {}, said, losses=zeros, present=everyones, scaler=scaler)
+    with one_for_all():
+        total = _Total()
+        for batch in micro_batches:
+            _add_batch(total, batch, weighting, shared_parameters,
+                       weights=weights, said=said, scaler=scaler, trained=trained)  # fmt: skip
+            del batch  # the graph, before the next one
+        _check_total(total, said)
+    if weights is not None:
+        _accumulate(total.others, [], trained)
         return weights
 
-    sources, shared = _shared(features, shared_parameters, gramian)
-    graph = cut(goals, sources, shared)
-    _check_reads(graph, list(here), sources, gramian)
-    again = bool(extra) or getattr(weighting, "weights_heads", False)  # one more pass follows
-    rows, gradients = _rows(goals, graph, sources, shared, again)
-    if not rows:
-        raise ValueError("no loss depends on any of the shared_parameters")
-
-    scale = 1.0 if scaler is None else scaler.get_scale()
-    weights = np.where(present, np.nan, 0)  # unless they are asked for
-    if isinstance(weighting, Weighting):
-        found = _gramian(rows.values()) / scale**2
-        if scaler is None or np.isfinite(found).all():
-            products = np.zeros((len(names), len(names)), found.dtype)
-            products[np.ix_(present, present)] = found
-            weights = weighting(values, products, present, names)
-        if weighting.weights_heads:
-            _weighted_backward(weights[present].tolist(), goals, extra)
-            return weights
-        w = torch.from_numpy(weights[present]).to(goals[0].device)
-        combined = [row.combined(w) for row in rows.values()]
-    else:
-        combined = _aggregated(weighting, list(rows.values()), scale, list(here))
-
-    ahead = dict(zip(rows, combined, strict=True))
-    if gramian == "features":
-        _accumulate(gradients, [*ahead.items(), *((loss, None) for loss in extra)])
-    else:
-        _accumulate(gradients | ahead, [(loss, None) for loss in extra])
+    names, here = total.names, total.here
+    everyones, values = agreed(here, total.values)
+    mine = list(compress(total.own.values(), here))
+    rows: dict[Tensor, Rows] = {}
+    for parameter in dict.fromkeys(chain.from_iterable(mine)):
+        column = stacked([row.pop(parameter, None) for row in mine])
+        assert column is not None
+        rows[parameter] = Rows(column)
+    shared: list[Tensor] = [p for p in dict.fromkeys(shared_parameters) if p.requires_grad]
+    at, owners = {p: rows[p] for p in shared if p in rows}, here
+    if trained and _reads_gradients(weighting):
+        at, owners = _averaged_rows(at, shared, here, everyones), everyones
+    weights = _weights(
+        weighting, at, owners, losses=values, present=everyones, names=names, scaler=scaler
+    )
+    if _weights_losses(weighting):
+        at, owners = rows, here
+    gradients = _combined(weighting, at, owners, weights=weights, names=names, scaler=scaler)
+    _add(total.others, gradients)
+    _accumulate(total.others, [], trained)
     return weights
+
+
+@dataclass
+class _Total:
+    """What the micro-batches have brought so far."""
+
+    names: list[str] = field(default_factory=list)
+    here: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    values: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    own: dict[str, dict[Tensor, Tensor]] = field(default_factory=dict)
+    """Each task's gradients on what is weighted, where the weights are not known yet."""
+    others: dict[Tensor, Tensor] = field(default_factory=dict)
+    """The sum of all other gradients; of all, weighted, where the weights are known."""
+
+
+def _add_batch(
+    total: _Total,
+    batch: Any,
+    weighting: Weighting | Callable[[Tensor], Tensor],
+    shared_parameters: Sequence[nn.Parameter],
+    *,
+    weights: np.ndarray | None,
+    said: np.ndarray | None,
+    scaler: torch.amp.GradScaler | None,
+    trained: list[Tensor] | None,
+) -> None:
+    """Run the backward passes of one micro-batch, and add what they bring."""
+    losses, features, extra_loss = _unpacked(batch)
+    _check(losses, features, weighting, "parameters", extra_loss)
+    _check_trained(losses, extra_loss, trained)
+    if not total.names:
+        total.names, total.own = list(losses), {name: {} for name in losses}
+        total.here, total.values = np.zeros(len(losses), dtype=bool), np.zeros(len(losses))
+    if list(losses) != total.names:
+        raise ValueError(f"a micro-batch has the tasks {list(losses)}, not {total.names}")
+    if said is not None and len(said) != len(losses):
+        raise ValueError(f"present says {said.tolist()} of the tasks {total.names}")
+    here = _here(losses)
+    total.here |= here
+    total.values += _values(losses, weighting)
+    goals, extra = _scaled(losses, extra_loss, scaler)
+    if weights is not None:
+        _add(total.others, _pulled([*_weighted(goals.values(), weights[here]), *extra]))
+        return
+    if _reads_gradients(weighting) and goals:
+        sources, shared = _shared(features, shared_parameters, "parameters")
+        if not _weights_losses(weighting):
+            rows, gradients = _rows(goals, sources, shared, again=bool(extra))
+            _add(total.others, gradients)
+            for parameter, row in rows.items():
+                pieces = row.formed().reshape(-1, *parameter.shape)
+                for name, piece in zip(goals, pieces, strict=True):
+                    _add(total.own[name], {parameter: piece})
+        else:
+            _check_reads(cut(goals.values(), sources, shared), list(goals), sources, "parameters")
+    if _weights_losses(weighting):
+        for number, (name, goal) in enumerate(goals.items(), start=1):
+            again = bool(extra) or number < len(goals)
+            _add(total.own[name], _pulled([(goal, None)], again))
+    _add(total.others, _pulled(extra))
+
+
+def _check_total(total: _Total, said: np.ndarray | None) -> None:
+    """There must be something, and what was said of it must be so."""
+    if not total.names:
+        raise ValueError("micro_batches yields nothing: no (losses, features)")
+    if said is not None and (said != total.here).any():
+        raise ValueError(
+            f"present says {said.tolist()} of the tasks {total.names}, but whether there was a loss "
+            f"of them is {total.here.tolist()}"
+        )
 
 
 def _check(
@@ -204,15 +417,115 @@ def _check(
                 f"the loss of {name!r} is a constant: it depends on nothing that is trained. "
                 "Of a task without a label in this batch give None"
             )
-    reads = (
-        not isinstance(weighting, Weighting) or weighting.needs_losses or weighting.needs_gramian
-    )
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if reads and distributed and torch.distributed.get_world_size() > 1:
-        raise RuntimeError(
-            f"{type(weighting).__name__} would see only the losses and gradients of this process, "
-            "so each process would go its own way. With several processes use Equal, Static or RLW"
+
+
+def _averaged_here(
+    model: nn.Module | None,
+    weighting: Weighting | Callable[[Tensor], Tensor],
+    gramian: str,
+    may_be_wrapped: bool,
+) -> list[Tensor] | None:
+    """Name the parameters whose gradients are averaged here: None in one process, or if DDP does."""
+    wrapped = isinstance(model, DistributedDataParallel)
+    if wrapped and not may_be_wrapped:
+        raise ValueError(
+            "the model is wrapped in DistributedDataParallel, which averages what Tensor.backward "
+            "brings, too late to weight it. Call its .module and give that as the model: it is "
+            "averaged here. Wrapped it can only be in mtl_backward with Equal, Static or RLW"
         )
+    if wrapped or world_size() == 1:
+        return None
+    if model is None:
+        raise ValueError(
+            "several processes run, and their gradients must be averaged over the same parameters: "
+            "give model=..., the module that is trained"
+        )
+    if gramian == "features" and not isinstance(weighting, Weighting):
+        raise ValueError(
+            "with several processes no rank has the Jacobian of the features: each has its own rows "
+            "of the batch; use gramian='parameters'"
+        )
+    trained: list[Tensor] = [each for each in model.parameters() if each.requires_grad]
+    if not trained:
+        raise ValueError("the model has no parameter that requires a gradient")
+    return trained
+
+
+def _check_trained(
+    losses: Mapping[str, Tensor | None], extra_loss: Tensor | None, trained: list[Tensor] | None
+) -> None:
+    """All that a loss reaches must be averaged."""
+    goals = {name: loss for name, loss in losses.items() if loss is not None}
+    if extra_loss is not None:
+        goals["extra_loss"] = extra_loss
+    if trained is None or set(trained).issuperset(cut(goals.values(), [], []).own):
+        return
+    for name, loss in goals.items():
+        for leaf in cut([loss], [], []).own:
+            if leaf not in set(trained):
+                raise ValueError(
+                    f"the loss of {name!r} trains a tensor of shape {tuple(leaf.shape)} that is no "
+                    "parameter of the model, so the processes would not average its gradient"
+                )
+
+
+def _here(losses: Mapping[str, Tensor | None]) -> np.ndarray:
+    """Tell which tasks have a loss, shape (T,)."""
+    return np.array([loss is not None for loss in losses.values()], dtype=bool)
+
+
+def _values(
+    losses: Mapping[str, Tensor | None], weighting: Weighting | Callable[[Tensor], Tensor]
+) -> np.ndarray:
+    """Values of the losses where the weighting reads them, else zeros and no transfer."""
+    return numbers(losses.values()) if _reads_losses(weighting) else np.zeros(len(losses))
+
+
+def _reads(weighting: object) -> bool:
+    """Whether the weights hang on more than which tasks are present."""
+    return _reads_losses(weighting) or _reads_gradients(weighting)
+
+
+def _reads_losses(weighting: object) -> bool:
+    return isinstance(weighting, Weighting) and weighting.needs_losses
+
+
+def _reads_gradients(weighting: object) -> bool:
+    return not isinstance(weighting, Weighting) or weighting.needs_gramian
+
+
+def _weights_losses(weighting: object) -> bool:
+    """Whether the weights act on the losses, so on the heads, too."""
+    return isinstance(weighting, Weighting) and (
+        weighting.weights_heads or not weighting.needs_gramian
+    )
+
+
+def _scaled(
+    losses: Mapping[str, Tensor | None],
+    extra_loss: Tensor | None,
+    scaler: torch.amp.GradScaler | None,
+) -> tuple[dict[str, Tensor], list[Root]]:
+    """Losses that are there, and the extra one as a root, both times the scaler's scale."""
+    goals = {name: loss for name, loss in losses.items() if loss is not None}
+    extra = [] if extra_loss is None else [extra_loss]
+    if scaler is not None:
+        goals = dict(zip(goals, scaler.scale(list(goals.values())), strict=True))
+        extra = scaler.scale(extra)
+    return goals, [(loss, None) for loss in extra]
+
+
+def _unpacked(batch: Any) -> tuple[Any, Any, Tensor | None]:
+    """Take a micro-batch apart: losses, features, extra loss."""
+    match batch:
+        case (losses, features):
+            return losses, features, None
+        case (losses, features, extra_loss):
+            return losses, features, extra_loss
+    what = f"{len(batch)} things" if isinstance(batch, tuple) else f"a {type(batch).__name__}"
+    raise TypeError(
+        f"a micro-batch is (losses, features) or (losses, features, extra_loss); got {what}"
+    )
 
 
 def _shared(
@@ -272,13 +585,17 @@ def _check_reads(
 
 
 def _rows(
-    losses: Sequence[Tensor],
-    graph: Cut,
+    goals: Mapping[str, Tensor],
     features: Sequence[Tensor],
     shared: Mapping[Tensor, None],
     again: bool,
 ) -> tuple[dict[Tensor, Rows], dict[Tensor, Tensor]]:
     """Give the rows of each shared parameter, or feature if none is named; and all other gradients."""
+    if not goals:  # of this process; others have some
+        return {z: Rows(z.new_zeros(0, *z.shape)) for z in features if not shared}, {}
+    losses = list(goals.values())
+    graph = cut(losses, features, shared)
+    _check_reads(graph, list(goals), features, "parameters" if shared else "features")
     others = [leaf for leaf in leaves(graph) if leaf not in shared]
     with _hooks_at_rest([*graph.own, *shared, *others]):
         cotangents, gradients = _heads(losses, graph, again)
@@ -307,20 +624,83 @@ def _hooks_at_rest(parameters: Iterable[Tensor]) -> Iterator[None]:
             own.update(before)
 
 
-def _gramian(rows: Iterable[Rows]) -> np.ndarray:
-    """Inner products of all pairs of task gradients, in one transfer from the device."""
-    return torch.stack([row.gramian() for row in rows]).sum(dim=0).cpu().numpy()
+def _averaged_rows(
+    rows: Mapping[Tensor, Rows], shared: Iterable[Tensor], here: np.ndarray, present: np.ndarray
+) -> dict[Tensor, Rows]:
+    """Average the rows over the ranks: of the tasks that any has, zeros from one that lacks them."""
+    parameters, places = list(shared), torch.from_numpy(here[present])
+    tasks = len(places)
+
+    def padded(parameter: Tensor) -> Tensor | None:
+        if parameter not in rows:
+            return None
+        found = rows[parameter].formed().reshape(-1, *parameter.shape)
+        full = found.new_zeros(tasks, *parameter.shape)
+        full[places.to(full.device)] = found
+        return full
+
+    means = averaged(map(padded, parameters), parameters, [tasks])
+    pairs = zip(parameters, means, strict=True)
+    return {parameter: Rows(mean) for parameter, mean in pairs if mean is not None}
 
 
-def _weighted_backward(
-    weights: Sequence[float], losses: Sequence[Tensor], extra: Sequence[Tensor]
-) -> None:
-    """Run one backward pass of the weighted sum and what comes unweighted, heads included."""
-    pairs = zip(weights, losses, strict=True)
-    # without the product where w = 1: two kernels less a task
-    goals = [*(loss if w == 1 else w * loss for w, loss in pairs), *extra]
-    if goals:
-        torch.autograd.backward(goals)
+def _weights(
+    weighting: Weighting | Callable[[Tensor], Tensor],
+    rows: Mapping[Tensor, Rows],
+    owners: np.ndarray,
+    *,
+    losses: np.ndarray,
+    present: np.ndarray,
+    names: Sequence[str] | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    gramian: str = "parameters",
+) -> np.ndarray:
+    """Ask for the weights, from the rows of their owners; NaN where none are asked for."""
+    if _reads_gradients(weighting) and present.any() and not rows:
+        raise ValueError("no loss depends on any of the shared_parameters")
+    if not isinstance(weighting, Weighting):
+        return np.where(present, np.nan, 0)
+    if not weighting.needs_gramian or not present.any():
+        return weighting(losses, None, present, names)
+    # inner products of all pairs of task gradients, in one transfer from the device
+    found = torch.stack([row.gramian() for row in rows.values()]).sum(dim=0).cpu().numpy()
+    products = np.zeros((len(losses), len(losses)), found.dtype)
+    products[np.ix_(owners, owners)] = found
+    if gramian == "features" and world_size() > 1:
+        products = (summed(products) / world_size() ** 2).astype(found.dtype)
+    if scaler is not None:
+        products = products / scaler.get_scale() ** 2
+        if not np.isfinite(products).all():
+            return np.where(present, np.nan, 0)
+    return weighting(losses, products, present, names)
+
+
+def _combined(
+    weighting: Weighting | Callable[[Tensor], Tensor],
+    rows: Mapping[Tensor, Rows],
+    owners: np.ndarray,
+    *,
+    weights: np.ndarray,
+    names: Sequence[str],
+    scaler: torch.amp.GradScaler | None,
+) -> dict[Tensor, Tensor]:
+    """Make one gradient of the owners' rows, on each of the tensors."""
+    if not owners.any():
+        return {}
+    if isinstance(weighting, Weighting):
+        w = torch.from_numpy(weights[owners])
+        vectors = [row.combined(w.to(row.values.device)) for row in rows.values()]
+    else:
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        there = list(compress(names, owners))
+        vectors = _aggregated(weighting, list(rows.values()), scale, there)
+    return {z: vector.to(z.dtype) for z, vector in zip(rows, vectors, strict=True)}
+
+
+def _weighted(losses: Iterable[Tensor], weights: np.ndarray) -> list[Root]:
+    """Roots of the weighted sum; without the product where w = 1: two kernels less a task."""
+    pairs = zip(losses, weights.tolist(), strict=True)
+    return [(loss if w == 1 else w * loss, None) for loss, w in pairs]
 
 
 def _heads(
@@ -362,8 +742,7 @@ def _heads(
                 hook.remove()
         for parameter, gradient in zip(graph.own, found[len(numbers) :], strict=True):
             if gradient is not None:
-                before = sums.get(parameter)  # a copy: autograd may give two parameters one tensor
-                sums[parameter] = gradient.clone() if before is None else before + gradient
+                _add(sums, {parameter: gradient})
     return kept, sums
 
 
@@ -396,20 +775,24 @@ def _aggregated(
             "write it as a Weighting"
         )
     pieces = (vector * scale).split([part.shape[1] for part in parts])
-    return [
-        piece.reshape(row.shape).to(row.values.dtype)
-        for piece, row in zip(pieces, rows, strict=True)
-    ]
+    return [piece.reshape(row.shape) for piece, row in zip(pieces, rows, strict=True)]
 
 
 def _accumulate(
-    gradients: Mapping[Tensor, Tensor], roots: Sequence[tuple[Tensor, Tensor | None]]
+    gradients: Mapping[Tensor, Tensor], roots: Sequence[Root], trained: Sequence[Tensor] | None
 ) -> None:
     """Add to ``.grad``, as ``Tensor.backward`` does, also what a backward pass from the roots brings.
 
+    Where the processes average the trained parameters' gradients here, the mean is what is added.
     Autograd itself adds where a parameter has hooks: they run once, on the sum.
     """
     starts = list(roots)
+    if trained is not None:
+        total = _pulled(roots)
+        _add(total, gradients)
+        means = averaged(map(total.get, trained), trained)
+        pairs = zip(trained, means, strict=True)
+        gradients, starts = {p: g.to(p.dtype) for p, g in pairs if g is not None}, []
     for parameter, gradient in gradients.items():
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             starts.append((parameter, gradient))
@@ -419,3 +802,32 @@ def _accumulate(
             parameter.grad += gradient
     if starts:
         torch.autograd.backward([root for root, _ in starts], [g for _, g in starts])
+
+
+def _pulled(roots: Sequence[Root], retain_graph: bool = False) -> dict[Tensor, Tensor]:
+    """Give what a backward pass from the roots would add to each ``.grad``."""
+    parameters = cut([root for root, _ in roots], [], []).own
+    if not parameters:
+        return {}
+    with _hooks_at_rest(parameters):
+        found = torch.autograd.grad(
+            [root for root, _ in roots],
+            parameters,
+            [gradient for _, gradient in roots],
+            retain_graph=retain_graph,
+            allow_unused=True,
+        )
+    total: dict[Tensor, Tensor] = {}
+    for parameter, gradient in zip(parameters, found, strict=True):
+        if gradient is not None:
+            _add(total, {parameter: gradient})
+    return total
+
+
+def _add(total: dict[Tensor, Tensor], gradients: Mapping[Tensor, Tensor]) -> None:
+    """Add in place, to copies: autograd may give two parameters one tensor."""
+    for parameter, gradient in gradients.items():
+        if parameter in total:
+            total[parameter] += gradient
+        else:
+            total[parameter] = gradient.clone()
