@@ -43,6 +43,10 @@ class Net(nn.Module):
         self.targets[::2, 2] = torch.nan
         self.to(dtype)
 
+    def forward(self, rows: slice, counts: dict[str, float]) -> Batch:
+        """As :meth:`batch`, so that a wrapper may call it."""
+        return self.batch(rows, counts)
+
     def batch(self, rows: slice, counts: dict[str, float] | None = None) -> Batch:
         """Losses, features and a penalty of some rows, divided by the labels of all."""
         counts = counts or self.counts(slice(None))
