@@ -17,6 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch import distributed as dist
+
+from mtl_tutorial.pytorch.distributed import world_size
 
 Generators = Mapping[str, torch.Generator | np.random.Generator]
 History = dict[str, list[float]]
@@ -49,10 +52,11 @@ class Run:
         self.folder = None if folder is None else Path(folder)
         self.parts = {name: part for name, part in parts.items() if part is not None}
         self.generators, self.settings = generators, dict(settings)
+        self.writes = world_size() == 1 or dist.get_rank() == 0
 
     def save(self, history: History, is_best: bool) -> None:
         """Write what the next epoch needs, and the model's parameters if they are the best."""
-        if self.folder is None:
+        if self.folder is None or not self.writes:
             return
         states = {name: part.state_dict() for name, part in self.parts.items()}
         rest = {"history": history, "random": random_states(self.generators)}
@@ -77,10 +81,13 @@ class Run:
             part.load_state_dict(found["states"][name])
         set_random_states(found["random"], self.generators)
         history: History = found["history"]
-        place, best = best_epoch(history), self.folder / "best.safetensors"
-        if place == len(next(iter(history.values()))):  # perhaps killed before it was written
-            save(best, found["states"]["model"])
-        return history, load(best) if place else {}
+        place, path = best_epoch(history), self.folder / "best.safetensors"
+        if place < len(next(iter(history.values()))):
+            return history, load(path) if place else {}
+        best: dict[str, Any] = found["states"]["model"]
+        if self.writes:  # perhaps killed before it was written
+            save(path, best)
+        return history, best
 
 
 def _compare(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -175,9 +182,9 @@ def _plain(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         kind = "counter" if isinstance(value, Counter) else "dict"
         return {kind: [[k, _plain(v, f"{path}.{k}".strip("."), tensors)] for k, v in value.items()]}
     if isinstance(value, list | tuple):
-        if all(type(item) is int for item in value):  # a generator's state: hundreds of them
-            return {"tuple": list(value)} if isinstance(value, tuple) else value
-        items = [_plain(item, f"{path}.{i}", tensors) for i, item in enumerate(value)]
+        items = list(value)
+        if not all(type(item) is int for item in items):  # a generator's state is hundreds of them
+            items = [_plain(item, f"{path}.{i}", tensors) for i, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
     if value is None or isinstance(value, bool | int | float | str):
         return value

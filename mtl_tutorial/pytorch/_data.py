@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from mtl_tutorial.datasets import Split, check_inputs, leaves, map_arrays
+from mtl_tutorial.pytorch.distributed import world_size
 from mtl_tutorial.pytorch.losses import row_weights
 from mtl_tutorial.sampling import batches
 from mtl_tutorial.tasks import Task, check_targets, check_tasks, labelled, target_shape
@@ -65,13 +67,21 @@ def batches_of(
 ) -> Callable[[], Iterator[Batch]]:
     """Make a function that gives the batches of an epoch.
 
-    A split moves to the device as a whole: each batch is an index into it there.
+    A split moves to the device as a whole: each batch is an index into it there. Of several processes
+    each has its share of the rows.
     """
     if not isinstance(data, Split):
         return partial(loaded, model, tasks, data, device)
+    rank = dist.get_rank() if world_size() > 1 else 0
     whole = _moved(_batch(model, tasks, data.inputs, data.targets, data.sample_weight), device)
 
     def take(rows: np.ndarray) -> Batch:
+        if len(rows) < world_size():
+            raise ValueError(
+                f"a batch of {len(rows)} rows cannot be shared by {world_size()} processes; choose "
+                "another batch_size"
+            )
+        rows = rows[rank :: world_size()]
         index = torch.from_numpy(rows).to(device)
         return Batch(
             map_arrays(lambda array: array.index_select(0, index), whole.inputs),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from tqdm import tqdm
 
 from mtl_tutorial.datasets import Split, check_inputs, leaves, map_arrays
@@ -29,6 +30,7 @@ from mtl_tutorial.pytorch._data import (
     warn_unlabelled,
 )
 from mtl_tutorial.pytorch._step import Step
+from mtl_tutorial.pytorch.distributed import same_start, world_size
 from mtl_tutorial.pytorch.losses import known_losses, label_counts, row_weights
 from mtl_tutorial.sampling import batches
 from mtl_tutorial.tasks import Task, check_tasks
@@ -154,6 +156,15 @@ def fit(
     UserWarning
         A task has no label in ``valid``; once, before the first step.
 
+    Notes
+    -----
+    Under ``torchrun``, after ``torch.distributed.init_process_group``, each process calls this with
+    the same arguments, takes its share of the rows of each batch of a split, and all take the step of
+    the whole batch, as :func:`~mtl_tutorial.pytorch.mtl_backward` says; but batch norm reads its own
+    rows. A loader of ``train`` gives each process rows of its own (a ``DistributedSampler``), as many
+    batches to each; ``valid`` must be the same for all. The first process writes the checkpoint; the
+    states of random generators in it are its own.
+
     Examples
     --------
     >>> from mtl_tutorial.datasets import digits
@@ -200,14 +211,16 @@ def fit(
         | {"schedule_every": schedule_every, **_settings(step, train, schedule)},
     )
     history, best = run.resumed(partial(_best_epoch, monitor))
+    quiet = True if world_size() > 1 and dist.get_rank() > 0 else None  # None: if nobody watches
+    same_start(model)
     done = len(next(iter(history.values()), ()))
 
     for epoch in (
-        progress := tqdm(range(done + 1, epochs + 1), None, epochs, disable=None, initial=done)
+        progress := tqdm(range(done + 1, epochs + 1), None, epochs, disable=quiet, initial=done)
     ):
         if patience is not None and epoch - 1 - _best_epoch(monitor, history) >= patience:
             break
-        seen: dict[str, list[Tensor]] = {f"{task.name}_loss": [] for task in tasks}
+        seen: dict[str, list[float | Tensor]] = {f"{task.name}_loss": [] for task in tasks}
         for batch in epoch_of_batches():
             for name, loss in step(batch).items():
                 seen[f"{name}_loss"].append(loss)
@@ -233,9 +246,10 @@ def fit(
     return history
 
 
-def _mean(losses: Sequence[Tensor]) -> float:
-    """Mean over the batches that had a label; NaN if none had."""
-    return float(torch.stack(list(losses)).sum()) / len(losses) if losses else np.nan
+def _mean(losses: Sequence[float | Tensor]) -> float:
+    """Mean over the batches that had a label, in one transfer; NaN if none had."""
+    values = [torch.as_tensor(loss) for loss in losses]
+    return float(torch.stack(values).sum()) / len(values) if values else np.nan
 
 
 def _next_rate(schedule: Any, row: Mapping[str, float], monitor: str) -> None:
