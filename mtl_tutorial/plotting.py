@@ -5,6 +5,7 @@ in twelve sees fewer hues. The colours are those of Okabe and Ito (2008).
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from mtl_tutorial.metrics import mean_interval
 from mtl_tutorial.weighting.recorded import Step, cosines, gramians
@@ -417,15 +419,16 @@ def sharing_text(blocks: Mapping[str, tuple[int, Sequence[str]]]) -> str:
     Examples
     --------
     >>> print(sharing_text({"trunk": (9, ("a", "b", "c")), "heads.a": (1, ("a",)), "spare": (1, ())}))
-    3 tasks (a, b, c), 11 parameters in 3 blocks, 82 % of them shared.
+    3 tasks (a, b, c), 11 parameters in 3 blocks, 9 of them shared.
     trunk: 9 parameters, shared by a, b and c. heads.a: 1 parameter, a alone.
     spare: 1 parameter, no task.
     """
     tasks = _tasks(blocks)
     total = sum(parameters for parameters, _ in blocks.values())
     shared = sum(parameters for parameters, served in blocks.values() if len(served) > 1)
-    head = f"{_counted(len(tasks), 'task')} ({', '.join(tasks)}), {_counted(total, 'parameter')} in "
-    lines = [head + f"{_counted(len(blocks), 'block')}, {100 * shared / total:.0f} % of them shared."]
+    numbers = f"{_counted(total, 'parameter')} in {_counted(len(blocks), 'block')}"
+    first = f"{_counted(len(tasks), 'task')} ({', '.join(tasks)}), {numbers}, {shared:,} of them shared."
+    lines = [first]
     for name, (parameters, served) in blocks.items():
         *most, last = served or ["no task"]
         who = f"shared by {', '.join(most)} and {last}" if most else last
@@ -435,7 +438,7 @@ def sharing_text(blocks: Mapping[str, tuple[int, Sequence[str]]]) -> str:
 
 
 def weights_over_time(steps: Sequence[Step], names: Sequence[str]) -> Figure:
-    """Draw the weight of each task against the step, a running mean where there are many steps.
+    """Draw the weight of each task against the step, means of some steps where there are many.
 
     Parameters
     ----------
@@ -466,17 +469,16 @@ def weights_over_time(steps: Sequence[Step], names: Sequence[str]) -> Figure:
     if not steps:
         raise ValueError("nothing is recorded: there is no step")
     weights = np.array([np.where(step["present"], step["weights"], np.nan) for step in steps])
-    figure, ax = plt.subplots(figsize=(5, 3), layout="constrained")
+    figure, ax = plt.subplots(figsize=(5, 3.4), layout="constrained")
     _over_steps(ax, dict(zip(_named(names, weights.shape[1]), weights.T, strict=True)))
     ax.set_ylabel("weight")
-    ax.legend()
     return figure
 
 
 def gradients_over_time(steps: Sequence[Step], names: Sequence[str], pairs: int = 6) -> Figure:
     """Draw what the Gramians say of a training: lengths, cosines, and how many pairs conflict.
 
-    Three panels against the step, running means where there are many steps: the length of each
+    Three panels against the step, means of some steps where there are many: the length of each
     task's gradient; the cosine of two tasks' gradients, for the pairs that agree least; the share
     of all pairs that conflict.
 
@@ -514,44 +516,45 @@ def gradients_over_time(steps: Sequence[Step], names: Sequence[str], pairs: int 
         raise ValueError("with one task no gradient meets another")
     angles = np.array([cosines(gramian) for gramian in products])
     lengths = np.sqrt(np.maximum(np.diagonal(products, axis1=1, axis2=2), 0))
-    first, second = np.triu_indices(len(names), 1)
     between = {
-        f"{names[k]}, {names[l]}": angles[:, k, l] for k, l in zip(first, second, strict=True)
+        f"{names[k]}, {names[l]}": angles[:, k, l] for k, l in combinations(range(len(names)), 2)
     }
     least = sorted(between, key=lambda pair: np.nan_to_num(_mean(between[pair]), nan=2))[:pairs]
     met = np.stack([*between.values()], axis=1)
     conflicts = np.where(np.isnan(met), np.nan, met < 0)
 
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+    figure = plt.figure(figsize=(11, 3.8), layout="constrained")
+    parts: Any = figure.subfigures(1, 3)  # each with a legend below
+    axes = [part.subplots() for part in parts]
     _over_steps(axes[0], dict(zip(names, lengths.T, strict=True)))
-    axes[0].set(title="length of the gradient", yscale="log")
+    axes[0].set(title="length of the gradient")
+    positive = lengths[lengths > 0]
+    if len(positive) and positive.max() > 10 * positive.min():
+        axes[0].set_yscale("log")
     axes[1].axhline(0, color="grey", linewidth=1)
     _over_steps(axes[1], {pair: between[pair] for pair in between if pair in least})
     some = f", {len(least)} lowest of {len(between)}" if len(least) < len(between) else ""
     axes[1].set(title=f"cosine of two gradients{some}", ylim=(-1.05, 1.05))
     _over_steps(axes[2], {"": np.array([_mean(row) for row in conflicts])})
     axes[2].set(title="share of pairs in conflict", ylim=(-0.05, 1.05))
-    axes[0].legend()
-    axes[1].legend(fontsize="small")
     return figure
 
 
 def _over_steps(ax: Axes, lines: Mapping[str, np.ndarray]) -> None:
-    """Draw each line against the step; of more than 200 steps, the mean of each and those before."""
+    """Draw each line against the step; of more than 50 steps, at most 50 means of so many each."""
     steps = len(next(iter(lines.values())))
-    window = max(1, steps // 50) if steps > 200 else 1
+    window = -(-steps // 50)
+    starts = range(0, steps, window)
+    ends = [min(start + window, steps) for start in starts]
+    every = max(1, len(ends) // 8)
     for i, (label, values) in enumerate(lines.items()):
-        ends = np.arange(window, steps + 1)
-        there = np.cumsum([0, *~np.isnan(values)])
-        sums = np.cumsum([0, *np.nan_to_num(values)])
-        count = there[ends] - there[ends - window]
-        mean = np.where(
-            count > 0, (sums[ends] - sums[ends - window]) / np.maximum(count, 1), np.nan
-        )
-        every = (i * max(1, len(ends) // 10) // len(lines), max(1, len(ends) // 10))  # side by side
-        ax.plot(ends, mean, **_style(i), label=label, markevery=every, markersize=5)
-    ax.set_xlabel("step" if window == 1 else f"step (mean of the last {window})")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+        means = [_mean(values[start:end]) for start, end in zip(starts, ends, strict=True)]
+        first = i * every // len(lines)  # the markers of two lines stand side by side
+        ax.plot(ends, means, **_style(i), label=label, markevery=(first, every), markersize=5)
+    ax.set_xlabel("step" if window == 1 else f"step (a point: the mean of {window} steps)")
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+    if len(lines) > 1:
+        ax.figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
 
 
 def _mean(values: np.ndarray) -> float:
