@@ -22,6 +22,7 @@ _MODULES = (
     "plotting",
     "pytorch",
     "sampling",
+    "tabular",
     "tasks",
     "text",
     "weighting",

@@ -5,6 +5,7 @@ in twelve sees fewer hues. The colours are those of Okabe and Ito (2008).
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,8 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from mtl_tutorial.metrics import mean_interval
+from mtl_tutorial.weighting.recorded import Step, cosines, gramians
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -344,6 +347,239 @@ def arrows(ax: Axes, vectors: Mapping[str, np.ndarray]) -> None:
         ax.text(tip[0], tip[1], name, color=colour, ha="center", va="center")
     ax.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin))
     ax.set_aspect("equal")
+
+
+def sharing_diagram(blocks: Mapping[str, tuple[int, Sequence[str]]]) -> Figure:
+    """Draw which tasks share which blocks of a model: a row a block, a column and a colour a task.
+
+    A bar runs through the tasks that a block serves, with the marker of each; beside it stands how
+    many parameters the block has. :func:`sharing_text` says the same in words.
+
+    Parameters
+    ----------
+    blocks : mapping from name to (int, sequence of str)
+        The number of parameters and the tasks of each block, as ``task_blocks`` of either framework
+        finds them.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        There is no block, or none serves a task.
+
+    Examples
+    --------
+    >>> figure = sharing_diagram({"trunk": (25120, ("digit", "gt5")), "heads.gt5": (33, ("gt5",))})
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    ['trunk', 'heads.gt5']
+    """
+    tasks = _tasks(blocks)
+    size = (3.2 + 0.9 * len(tasks), 1.0 + 0.36 * len(blocks))
+    figure, ax = plt.subplots(figsize=size, layout="constrained")
+    for row, (parameters, served) in enumerate(blocks.values()):
+        places = [column for column, task in enumerate(tasks) if task in served]
+        if places:  # behind the cells, between tasks that do not stand side by side
+            ax.plot([places[0], places[-1]], [row, row], color="grey", linewidth=2, zorder=0)
+        for column in places:
+            left, right = (0 if column + step in places else 0.06 for step in (-1, 1))
+            corner, width = (column - 0.5 + left, row - 0.36), 1 - left - right
+            style = _style(column)
+            ax.add_patch(Rectangle(corner, width, 0.72, facecolor=style["color"], linewidth=0))
+            ax.plot(column, row, marker=style["marker"], color="white", markersize=5)
+        text = f"{parameters:,}" + ("" if places else ", no task")
+        ax.text(len(tasks) - 0.35, row, text, va="center", ha="left")
+    ax.text(len(tasks) - 0.35, -0.62, "parameters", va="bottom", ha="left", color="0.35")
+    ax.set(xticks=range(len(tasks)), xticklabels=tasks)
+    ax.set(yticks=range(len(blocks)), yticklabels=list(blocks))
+    ax.set(xlim=(-0.55, len(tasks) - 0.45), ylim=(len(blocks) - 0.5, -0.6))
+    ax.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    ax.spines[:].set_visible(False)
+    return figure
+
+
+def sharing_text(blocks: Mapping[str, tuple[int, Sequence[str]]]) -> str:
+    """Say in words what :func:`sharing_diagram` draws, for its alternative text.
+
+    Parameters
+    ----------
+    blocks : mapping from name to (int, sequence of str)
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        There is no block, or none serves a task.
+
+    Examples
+    --------
+    >>> print(sharing_text({"trunk": (9, ("a", "b", "c")), "heads.a": (1, ("a",)), "spare": (1, ())}))
+    3 tasks (a, b, c), 11 parameters in 3 blocks, 9 of them shared.
+    trunk: 9 parameters, shared by a, b and c. heads.a: 1 parameter, a alone.
+    spare: 1 parameter, no task.
+    """
+    tasks = _tasks(blocks)
+    total = sum(parameters for parameters, _ in blocks.values())
+    shared = sum(parameters for parameters, served in blocks.values() if len(served) > 1)
+    numbers = f"{_counted(total, 'parameter')} in {_counted(len(blocks), 'block')}"
+    first = f"{_counted(len(tasks), 'task')} ({', '.join(tasks)}), {numbers}, {shared:,} of them shared."
+    lines = [first]
+    for name, (parameters, served) in blocks.items():
+        *most, last = served or ["no task"]
+        who = f"shared by {', '.join(most)} and {last}" if most else last
+        alone = " alone" if len(served) == 1 and len(tasks) > 1 else ""
+        lines.append(f"{name}: {_counted(parameters, 'parameter')}, {who}{alone}.")
+    return " ".join(lines)
+
+
+def weights_over_time(steps: Sequence[Step], names: Sequence[str]) -> Figure:
+    """Draw the weight of each task against the step, means of some steps where there are many.
+
+    Parameters
+    ----------
+    steps : sequence of dict
+        What :class:`~mtl_tutorial.weighting.Recorded` kept. A step counts for the tasks present.
+    names : sequence of str, length T
+        The tasks, in the weighting's order.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        Nothing is recorded, or there are more or fewer names than tasks.
+
+    Examples
+    --------
+    >>> from mtl_tutorial.weighting import UW, Recorded
+    >>> weighting = Recorded(UW(lr=0.2))
+    >>> for _ in range(5):
+    ...     _ = weighting([0.5, 4.0])
+    >>> figure = weights_over_time(weighting.steps, ["digit", "gt5"])
+    >>> figure.axes[0].get_legend_handles_labels()[1]
+    ['digit', 'gt5']
+    """
+    if not steps:
+        raise ValueError("nothing is recorded: there is no step")
+    weights = np.array([np.where(step["present"], step["weights"], np.nan) for step in steps])
+    figure, ax = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    _over_steps(ax, dict(zip(_named(names, weights.shape[1]), weights.T, strict=True)))
+    ax.set_ylabel("weight")
+    return figure
+
+
+def gradients_over_time(steps: Sequence[Step], names: Sequence[str], pairs: int = 6) -> Figure:
+    """Draw what the Gramians say of a training: lengths, cosines, and how many pairs conflict.
+
+    Three panels against the step, means of some steps where there are many: the length of each
+    task's gradient; the cosine of two tasks' gradients, for the pairs that agree least; the share
+    of all pairs that conflict.
+
+    Parameters
+    ----------
+    steps : sequence of dict
+        What :class:`~mtl_tutorial.weighting.Recorded` kept of a weighting that has a Gramian. A
+        step counts for the tasks present.
+    names : sequence of str, length T
+        The tasks, in the weighting's order; at least two.
+    pairs : int
+        How many pairs to draw, those with the lowest mean cosines.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        No Gramian is recorded, there are more or fewer names than tasks, or only one task.
+
+    Examples
+    --------
+    >>> from mtl_tutorial.weighting import PCGrad, Recorded
+    >>> weighting = Recorded(PCGrad())
+    >>> _ = weighting([0, 0], [[1.0, -0.5], [-0.5, 4.0]])
+    >>> figure = gradients_over_time(weighting.steps, ["digit", "gt5"])
+    >>> figure.axes[1].lines[1].get_ydata().tolist()
+    [-0.25]
+    """
+    products = gramians(steps)
+    names = _named(names, products.shape[1])
+    if len(names) < 2:
+        raise ValueError("with one task no gradient meets another")
+    angles = np.array([cosines(gramian) for gramian in products])
+    lengths = np.sqrt(np.maximum(np.diagonal(products, axis1=1, axis2=2), 0))
+    between = {
+        f"{names[k]}, {names[l]}": angles[:, k, l] for k, l in combinations(range(len(names)), 2)
+    }
+    least = sorted(between, key=lambda pair: np.nan_to_num(_mean(between[pair]), nan=2))[:pairs]
+    met = np.stack([*between.values()], axis=1)
+    conflicts = np.where(np.isnan(met), np.nan, met < 0)
+
+    figure = plt.figure(figsize=(11, 3.8), layout="constrained")
+    parts: Any = figure.subfigures(1, 3)  # each with a legend below
+    axes = [part.subplots() for part in parts]
+    _over_steps(axes[0], dict(zip(names, lengths.T, strict=True)))
+    axes[0].set(title="length of the gradient")
+    positive = lengths[lengths > 0]
+    if len(positive) and positive.max() > 10 * positive.min():
+        axes[0].set_yscale("log")
+    axes[1].axhline(0, color="grey", linewidth=1)
+    _over_steps(axes[1], {pair: between[pair] for pair in between if pair in least})
+    some = f", {len(least)} lowest of {len(between)}" if len(least) < len(between) else ""
+    axes[1].set(title=f"cosine of two gradients{some}", ylim=(-1.05, 1.05))
+    _over_steps(axes[2], {"": np.array([_mean(row) for row in conflicts])})
+    axes[2].set(title="share of pairs in conflict", ylim=(-0.05, 1.05))
+    return figure
+
+
+def _over_steps(ax: Axes, lines: Mapping[str, np.ndarray]) -> None:
+    """Draw each line against the step; of more than 50 steps, at most 50 means of so many each."""
+    steps = len(next(iter(lines.values())))
+    window = -(-steps // 50)
+    starts = range(0, steps, window)
+    ends = [min(start + window, steps) for start in starts]
+    every = max(1, len(ends) // 8)
+    for i, (label, values) in enumerate(lines.items()):
+        means = [_mean(values[start:end]) for start, end in zip(starts, ends, strict=True)]
+        first = i * every // len(lines)  # the markers of two lines stand side by side
+        ax.plot(ends, means, **_style(i), label=label, markevery=(first, every), markersize=5)
+    ax.set_xlabel("step" if window == 1 else f"step (a point: the mean of {window} steps)")
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+    if len(lines) > 1:
+        ax.figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Give the mean of what is not NaN; NaN if there is nothing."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else np.nan
+
+
+def _named(names: Sequence[str], tasks: int) -> Sequence[str]:
+    if len(names) != tasks:
+        raise ValueError(f"{len(names)} names for {tasks} tasks: {list(names)}")
+    return names
+
+
+def _tasks(blocks: Mapping[str, tuple[int, Sequence[str]]]) -> list[str]:
+    """List the tasks in their order, which the block that serves most of them tells first."""
+    widest = sorted((served for _, served in blocks.values()), key=len, reverse=True)
+    tasks = list(dict.fromkeys(task for served in widest for task in served))
+    if not tasks:
+        raise ValueError(f"no block serves a task; the blocks are {list(blocks)}")
+    return tasks
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("s" if number != 1 else "")
 
 
 def _style(i: int) -> dict[str, Any]:

@@ -1,10 +1,37 @@
+from collections.abc import Iterator
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from mtl_tutorial.metrics import mean_interval
-from mtl_tutorial.plotting import arrows, boxes, differences, front, images
+from mtl_tutorial.plotting import (
+    arrows,
+    boxes,
+    differences,
+    front,
+    gradients_over_time,
+    images,
+    sharing_diagram,
+    sharing_text,
+    weights_over_time,
+)
+from mtl_tutorial.weighting import PCGrad, Recorded, Static, conflict_shares, cosines
+
+BLOCKS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "pair": (1500, ("a", "c")),
+    "trunk": (4000, ("a", "b", "c")),
+    "heads.b": (10, ("b",)),
+    "adversary": (2, ()),
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_is_left() -> Iterator[None]:
+    yield
+    plt.close("all")
 
 
 def test_differences_stand_in_their_rows() -> None:
@@ -60,3 +87,125 @@ def test_boxes_stand_at_the_edges_of_pixels() -> None:
     assert solid.get_bbox().extents == pytest.approx([0.5, 1.5, 4.5, 5.5])
     assert dashed.get_bbox().extents == pytest.approx([-0.5, -0.5, 7.5, 7.5])
     assert solid.get_linestyle() != dashed.get_linestyle() == alone.get_linestyle()
+
+
+def drawn(line: Line2D) -> np.ndarray:
+    """Give the points of a line, shape (points, 2)."""
+    return np.asarray(line.get_xydata(), dtype=float)
+
+
+def test_a_diagram_has_a_cell_for_each_task_that_a_block_serves() -> None:
+    ax = sharing_diagram(BLOCKS).axes[0]
+    cells = []
+    for patch in ax.patches:
+        assert isinstance(patch, Rectangle)
+        left, low, right, high = patch.get_bbox().extents
+        cells.append((round((low + high) / 2), round((left + right) / 2), patch.get_facecolor()))
+    assert [cell[:2] for cell in cells] == [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2), (2, 1)]
+    assert len({(column, colour) for _, column, colour in cells}) == 3  # a colour a task
+    points = [line for line in ax.lines if len(drawn(line)) == 1]
+    assert len({(drawn(line)[0, 0], line.get_marker()) for line in points}) == 3
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(BLOCKS)
+    assert ax.yaxis_inverted()  # the first block on top
+    assert [text.get_text() for text in ax.texts] == [
+        "1,500", "4,000", "10", "2, no task", "parameters",
+    ]  # fmt: skip
+
+
+def test_cells_side_by_side_touch_and_others_do_not() -> None:
+    ax = sharing_diagram({"trunk": (9, ("a", "b")), "head": (1, ("b",))}).axes[0]
+    first, second, alone = (patch.get_extents().extents for patch in ax.patches)
+    assert first[2] == pytest.approx(second[0])
+    assert alone[0] > second[0]
+
+
+def test_text_says_what_the_diagram_shows() -> None:
+    assert sharing_text(BLOCKS) == (
+        "3 tasks (a, b, c), 5,512 parameters in 4 blocks, 5,500 of them shared. "
+        "pair: 1,500 parameters, shared by a and c. "
+        "trunk: 4,000 parameters, shared by a, b and c. "
+        "heads.b: 10 parameters, b alone. adversary: 2 parameters, no task."
+    )
+
+
+@pytest.mark.parametrize("draw", [sharing_diagram, sharing_text])
+def test_blocks_without_a_task(draw: object) -> None:
+    assert callable(draw)
+    with pytest.raises(ValueError, match=r"no block serves a task; the blocks are \['spare'\]"):
+        draw({"spare": (1, ())})
+
+
+def recorded(steps: int) -> Recorded:
+    rng = np.random.default_rng(0)
+    weighting = Recorded(PCGrad())
+    for _ in range(steps):
+        rows = rng.standard_normal((3, 4))
+        weighting(np.zeros(3), rows @ rows.T, [True, True, rng.random() < 0.5])
+    return weighting
+
+
+def test_weights_are_drawn_step_by_step_where_a_task_is_present() -> None:
+    steps = recorded(20).steps
+    lines = weights_over_time(steps, ["a", "b", "c"]).axes[0].lines
+    for k, line in enumerate(lines):
+        there = np.array([step["present"][k] for step in steps])
+        weights = np.array([step["weights"][k] for step in steps])
+        np.testing.assert_array_equal(drawn(line)[:, 0], np.arange(1, 21))
+        np.testing.assert_allclose(drawn(line)[:, 1], np.where(there, weights, np.nan))
+
+
+def test_many_steps_are_drawn_as_means() -> None:
+    steps = recorded(130).steps
+    line = weights_over_time(steps, ["a", "b", "c"]).axes[0].lines[2]
+    starts = range(0, 130, 3)
+    brute = [
+        np.mean([step["weights"][2] for step in steps[i : i + 3] if step["present"][2]] or [np.nan])
+        for i in starts
+    ]
+    np.testing.assert_allclose(drawn(line)[:, 1], brute)
+    assert drawn(line)[:, 0][-1] == 130
+
+
+def test_gradients_are_those_of_the_gramians() -> None:
+    steps = recorded(20).steps
+    lengths, angles, conflicts = gradients_over_time(steps, ["a", "b", "c"]).axes
+    np.testing.assert_allclose(
+        drawn(lengths.lines[1])[:, 1], [np.sqrt(step["gramian"][1, 1]) for step in steps]
+    )
+    for line, (k, l) in zip(angles.lines[1:], [(0, 1), (0, 2), (1, 2)], strict=True):
+        expected = [cosines(step["gramian"])[k, l] for step in steps]
+        np.testing.assert_allclose(drawn(line)[:, 1], expected)
+    pair = gradients_over_time([{"gramian": s["gramian"][:2, :2]} for s in steps], ["a", "b"])
+    share = float(conflict_shares(steps)[0, 1])
+    assert np.mean(drawn(pair.axes[2].lines[0])[:, 1]) == pytest.approx(share)
+    for i, step in enumerate(steps):
+        off = step["gramian"][[0, 0, 1], [1, 2, 2]]
+        share = float(np.mean(off[~np.isnan(off)] < 0))
+        assert drawn(conflicts.lines[0])[:, 1][i] == pytest.approx(share)
+
+
+def test_pairs_that_agree_least_are_drawn() -> None:
+    steps = recorded(20).steps
+    ax = gradients_over_time(steps, ["a", "b", "c"], pairs=1).axes[1]
+    met = {
+        f"{'abc'[k]}, {'abc'[l]}": np.nanmean([cosines(step["gramian"])[k, l] for step in steps])
+        for k, l in [(0, 1), (0, 2), (1, 2)]
+    }
+    assert ax.get_legend_handles_labels()[1] == [min(met, key=lambda pair: met[pair])]
+    assert ax.get_title() == "cosine of two gradients, 1 lowest of 3"
+
+
+def test_records_that_cannot_be_drawn() -> None:
+    with pytest.raises(ValueError, match="nothing is recorded"):
+        weights_over_time([], ["a"])
+    static = Recorded(Static([1, 2]))
+    static([0, 0])
+    with pytest.raises(ValueError, match=r"3 names for 2 tasks: \['a', 'b', 'c'\]"):
+        weights_over_time(static.steps, ["a", "b", "c"])
+    with pytest.raises(ValueError, match="no step with a Gramian was recorded"):
+        gradients_over_time(static.steps, ["a", "b"])
+    with pytest.raises(ValueError, match="2 names for 3 tasks"):
+        gradients_over_time(recorded(1).steps, ["a", "b"])
+    with pytest.raises(ValueError, match="with one task no gradient meets another"):
+        gradients_over_time([{"gramian": np.ones((1, 1))}], ["a"])

@@ -28,6 +28,7 @@ from mtl_tutorial.keras.models import (
     resnet18,
     scene_heads,
 )
+from mtl_tutorial.keras.sharing import task_blocks
 from mtl_tutorial.keras.training import MultiTaskModel
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "reptile_step",
     "resnet18",
     "scene_heads",
+    "task_blocks",
     "task_loss",
     "task_losses",
     "task_metrics",

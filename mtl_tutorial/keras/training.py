@@ -13,6 +13,7 @@ import mtl_tutorial.weighting
 from mtl_tutorial.keras.losses import LabelledMean, TaskLoss, TaskMetric
 from mtl_tutorial.keras.models import HardSharing
 from mtl_tutorial.weighting import Equal, Weighting
+from mtl_tutorial.weighting.recorded import bare
 
 
 @keras.saving.register_keras_serializable("mtl_tutorial")
@@ -365,7 +366,8 @@ class MultiTaskModel(HardSharing):
         super().save_own_variables(store)
         state = self.weighting.state_dict()
         if state:
-            note = {"method": type(self.weighting).__name__, "tasks": [*self.heads], "state": state}
+            method = type(bare(self.weighting)).__name__
+            note = {"method": method, "tasks": [*self.heads], "state": state}
             store["weighting"] = np.frombuffer(json.dumps(note).encode(), np.uint8)
 
     def load_own_variables(self, store: Any) -> None:
@@ -384,7 +386,7 @@ class MultiTaskModel(HardSharing):
         if text is None and not self.weighting.state_dict():
             return
         note = {} if text is None else json.loads(bytes(np.asarray(text)))
-        method, tasks = type(self.weighting).__name__, [*self.heads]
+        method, tasks = type(bare(self.weighting)).__name__, [*self.heads]
         if (note.get("method"), note.get("tasks")) != (method, tasks):
             held = "{method} for the tasks {tasks}".format(**note) if note else "no weighting"
             raise ValueError(
@@ -395,9 +397,10 @@ class MultiTaskModel(HardSharing):
         self.weighting.load_state_dict(note["state"])
 
     def get_config(self) -> dict[str, Any]:
-        """Trunk, heads and the settings of the weighting, for ``save``."""
-        settings = keras.saving.serialize_keras_object(asdict(self.weighting))
-        weighting = {"name": type(self.weighting).__name__, "settings": settings}
+        """Trunk, heads and the settings of the weighting, for ``save``; what is recorded is left out."""
+        method = bare(self.weighting)
+        settings = keras.saving.serialize_keras_object(asdict(method))
+        weighting = {"name": type(method).__name__, "settings": settings}
         return super().get_config() | {"weighting": weighting, "gramian": self.gramian}
 
     @classmethod

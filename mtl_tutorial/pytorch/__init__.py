@@ -30,6 +30,7 @@ from mtl_tutorial.pytorch.models import (
     resnet18,
     scene_heads,
 )
+from mtl_tutorial.pytorch.sharing import task_blocks
 from mtl_tutorial.pytorch.stacked import fit_stacked
 from mtl_tutorial.pytorch.training import evaluate, fit, predict
 
@@ -58,5 +59,6 @@ __all__ = [
     "reptile_step",
     "resnet18",
     "scene_heads",
+    "task_blocks",
     "task_loss",
 ]

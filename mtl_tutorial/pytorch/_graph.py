@@ -60,7 +60,7 @@ def cut(losses: Iterable[Tensor], features: Sequence[Tensor], shared: Iterable[T
     numbers = {(edge.node, edge.output_nr): number for number, edge in enumerate(edges)}
     roots = [edge.node for edge in (*edges, *map(get_gradient_edge, shared))]
     uses: Uses = {node: [] for node in roots}
-    for node, place, other, _ in _edges(roots):
+    for node, place, other, _ in walk(roots):
         uses.setdefault(other, []).append((node, place))
     before = frozenset(uses)
 
@@ -82,7 +82,7 @@ def cut(losses: Iterable[Tensor], features: Sequence[Tensor], shared: Iterable[T
             continue
         nodes = {root.node}
         reads.append([])
-        for node, place, other, output in _edges([root.node], before):
+        for node, place, other, output in walk([root.node], before):
             if other in before:
                 reads[-1].append(read(node, place, other, output))
             else:
@@ -92,7 +92,7 @@ def cut(losses: Iterable[Tensor], features: Sequence[Tensor], shared: Iterable[T
         overlap |= not inner.isdisjoint(seen)
         seen |= inner
     ends = {edges[each.edge].node for every in reads for each in every}
-    nested = len(ends) > 1 and any(other in ends for *_, other, _ in _edges(ends))
+    nested = len(ends) > 1 and any(other in ends for *_, other, _ in walk(ends))
     return Cut(edges, reads, list(own), uses, overlap, nested)
 
 
@@ -123,7 +123,7 @@ def linear_layers(graph: Cut) -> dict[Tensor, LinearLayer]:
     return found
 
 
-def _edges(
+def walk(
     roots: Iterable[Node], stop: Container[Node] = ()
 ) -> Iterator[tuple[Node, int, Node, int]]:
     """Walk from the roots towards the leaves: a node, which input of it, whose output, which one."""

@@ -16,6 +16,7 @@ from mtl_tutorial.weighting.inverseloss import InverseLoss
 from mtl_tutorial.weighting.mgda import MGDA
 from mtl_tutorial.weighting.nashmtl import NashMTL
 from mtl_tutorial.weighting.pcgrad import PCGrad
+from mtl_tutorial.weighting.recorded import Recorded, conflict_shares, cosines
 from mtl_tutorial.weighting.rlw import RLW
 from mtl_tutorial.weighting.static import Static
 from mtl_tutorial.weighting.upgrad import UPGrad
@@ -35,7 +36,10 @@ __all__ = [
     "InverseLoss",
     "NashMTL",
     "PCGrad",
+    "Recorded",
     "Static",
     "UPGrad",
     "Weighting",
+    "conflict_shares",
+    "cosines",
 ]
