@@ -34,7 +34,8 @@ from mtl_tutorial.pytorch.distributed import same_start, world_size
 from mtl_tutorial.pytorch.losses import known_losses, label_counts, row_weights
 from mtl_tutorial.sampling import batches
 from mtl_tutorial.tasks import Task, check_tasks
-from mtl_tutorial.weighting import Equal, Weighting
+from mtl_tutorial.weighting import Equal, Recorded, Weighting
+from mtl_tutorial.weighting.recorded import bare
 
 Plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
 Schedule = torch.optim.lr_scheduler.LRScheduler
@@ -58,6 +59,7 @@ def fit(
     accumulate: int = 1,
     amp: torch.dtype | None = None,
     callbacks: Sequence[Callable[[int, dict[str, float]], object]] = (),
+    record: list[dict[str, np.ndarray]] | None = None,
     patience: int | None = None,
     monitor: str = "val_loss",
     checkpoint: str | Path | None = None,
@@ -115,7 +117,11 @@ def fit(
         gradients.
     callbacks : sequence of callable
         Each is called after an epoch with its number, from 1, and its row of the history: to log it,
-        to freeze a layer, to raise.
+        to add to it, to freeze a layer, to raise.
+    record : list, optional
+        Weights, losses and Gramian of each step are appended, as
+        :class:`~mtl_tutorial.weighting.Recorded` keeps them;
+        :func:`mtl_tutorial.plotting.gradients_over_time` draws them.
     patience : int, optional
         Stop after this many epochs without a better ``monitor``, and put the best epoch's
         parameters back. Without it all epochs run and the last parameters stay.
@@ -189,6 +195,8 @@ def fit(
         model, tasks, optimizer, weighting, gramian, clip_norm, accumulate, amp, scaler, each_step
     )
     _check_step(step, device)
+    if record is not None:
+        step.weighting = Recorded(weighting, record)
     _check_numbers(epochs=epochs, batch_size=batch_size, patience=patience, accumulate=accumulate)
     _check_schedule(schedule, schedule_every, optimizer)
     if not model.training:
@@ -342,7 +350,7 @@ def _settings(step: Step, train: Split | Loader, schedule: Schedule | None) -> d
     return {
         "tasks": [repr(task) for task in step.tasks],
         "rows of train": len(train) if isinstance(train, Split) else None,
-        "weighting": repr(step.weighting),
+        "weighting": repr(bare(step.weighting)),
         "gramian": step.gramian,
         "clip_norm": step.clip_norm,
         "accumulate": step.accumulate,

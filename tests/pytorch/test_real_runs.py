@@ -401,6 +401,16 @@ def test_callbacks_see_each_epoch_and_may_add_to_its_row() -> None:
     assert seen == list(enumerate(history["kind_loss"], 1))
 
 
+def test_a_record_holds_every_step_and_changes_none() -> None:
+    record: list[dict[str, np.ndarray]] = []
+    ours, theirs = net(), net()
+    fit(ours, TASKS, TRAIN, epochs=2, batch_size=16, weighting=UPGrad(), record=record)
+    fit(theirs, TASKS, TRAIN, epochs=2, batch_size=16, weighting=UPGrad())
+    assert same(ours, theirs)
+    assert [sorted(step) for step in record] == [["gramian", "present", "weights"]] * 8
+    assert record[0]["gramian"].shape == (3, 3)
+
+
 def test_without_validation_there_is_none() -> None:
     history = fit(net(), TASKS, TRAIN, epochs=2, patience=1, monitor="kind_loss")
     assert set(history) == {"kind_loss", "big_loss", "size_loss"}
