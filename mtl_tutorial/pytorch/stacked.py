@@ -417,7 +417,8 @@ def _backward(
     gradients += [_combined(column, on_heads) for column in columns[len(ends) :]]
     for parameter, gradient in zip([*stack.shared, *stack.own], gradients, strict=True):
         if gradient is not None:  # laid out as the parameter is, which fused optimisers rely on
-            parameter.grad = gradient.to(parameter.dtype).contiguous()
+            same = gradient.stride() == parameter.stride() and gradient.dtype == parameter.dtype
+            parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
 
 
 def _observe(weightings: Sequence[Weighting], present: np.ndarray, losses: np.ndarray) -> None:

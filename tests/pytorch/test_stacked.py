@@ -232,6 +232,23 @@ def test_tied_weights_count_as_the_trunk_s() -> None:
         )  # fmt: skip
 
 
+def test_convolutions_keep_their_memory_format() -> None:
+    """Fused optimisers read a gradient as it lies in memory, and take it to lie as the parameter."""
+
+    def convolutional() -> HardSharing:
+        torch.manual_seed(0)
+        first, second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        trunk = nn.Sequential(first, nn.ReLU(), second, nn.Flatten())
+        return HardSharing(trunk, linear_heads(TASKS, features=8)).double()
+
+    images = [Split(own.inputs.reshape(-1, 3, 2, 1), own.targets) for own in (TRAINS[0], VALID)]
+    one, other = convolutional(), convolutional().to(memory_format=torch.channels_last)
+    for model in (one, other):
+        fit_stacked([model], TASKS, images[:1], weightings=[UPGrad()], seeds=[0], epochs=2)
+    assert weight(other, "trunk.2").stride() != weight(one, "trunk.2").stride()
+    assert largest_difference(one, other) < 1e-9
+
+
 def test_a_frozen_layer_stays() -> None:
     models = [net(0), net(1)]
     for model in models:
