@@ -242,7 +242,7 @@ def test_convolutions_keep_their_memory_format() -> None:
         return HardSharing(trunk, linear_heads(TASKS, features=8)).double()
 
     images = [Split(own.inputs.reshape(-1, 3, 2, 1), own.targets) for own in (TRAINS[0], VALID)]
-    one, other = convolutional(), convolutional().to(memory_format=torch.channels_last)
+    one, other = convolutional(), convolutional().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for model in (one, other):
         fit_stacked([model], TASKS, images[:1], weightings=[UPGrad()], seeds=[0], epochs=2)
     assert weight(other, "trunk.2").stride() != weight(one, "trunk.2").stride()
