@@ -20,7 +20,7 @@ from mtl_tutorial.tasks import Binary, Classification
 from mtl_tutorial.weighting import Equal, UPGrad, Weighting
 
 TASKS = [Classification("digit", classes=10), Binary("gt5")]
-ROWS, EPOCHS, REPETITIONS = 640, 10, 5
+ROWS, EPOCHS, REPETITIONS = 640, 5, 3
 
 
 def made_up(rows: int) -> Split:
