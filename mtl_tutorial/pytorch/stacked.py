@@ -232,11 +232,14 @@ class _Stack:
             with torch.no_grad():
                 features, _ = self.forward(x)
         except RuntimeError as error:
-            if "randomness" not in str(error):
-                raise
+            if "randomness" in str(error):
+                raise ValueError(
+                    "networks that draw random numbers in training cannot be stacked, as dropout "
+                    "does; set it to 0, or train one by one with fit"
+                ) from error
             raise ValueError(
-                "networks that draw random numbers in training cannot be stacked, as dropout does; "
-                "set it to 0, or train one by one with fit"
+                "these networks cannot be called as a stack by torch.func.vmap, which knows no LSTM, "
+                f"for example; train one by one with fit: {error}"
             ) from error
         if self.gramian not in ("parameters", "features"):
             raise ValueError(f"gramian is 'parameters' or 'features'; got {self.gramian!r}")

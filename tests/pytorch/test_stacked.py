@@ -371,6 +371,17 @@ def test_what_a_stack_cannot_do_is_refused(layer: nn.Module, message: str) -> No
     assert torch.equal(model.get_parameter("trunk.0.weight"), start)
 
 
+def test_a_layer_that_vmap_does_not_know_is_refused() -> None:
+    class Reader(nn.LSTM):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            found: torch.Tensor = super().forward(x[:, :, None])[0][:, -1]
+            return found
+
+    model = HardSharing(Reader(1, 5, batch_first=True), linear_heads(TASKS, features=5))
+    with pytest.raises(ValueError, match="cannot be called as a stack"):
+        fit_stacked([model], TASKS, TRAINS[:1], weightings=[Equal()], seeds=[0], epochs=1)
+
+
 def test_dropout_of_0_is_none() -> None:
     model, plain = net(0), net(0)
     model.trunk.append(nn.Dropout(0.0))  # type: ignore[operator]
