@@ -5,6 +5,7 @@ from torch import nn
 from mtl_tutorial.metrics import iou
 from mtl_tutorial.pytorch import BoxHead, HardSharing, fit, fit_stacked, linear_heads, mlp, predict
 from mtl_tutorial.tasks import Boxes
+from mtl_tutorial.weighting import Equal
 from tests.rectangles import rectangles
 
 
@@ -58,5 +59,5 @@ def test_a_linear_layer_leaves_the_state_in_which_its_corners_cross() -> None:
 def test_box_heads_can_be_stacked() -> None:
     task, data = Boxes("box"), rectangles(64, 0, 1)
     model = HardSharing(mlp(256, 8), linear_heads([task], features=8))
-    history = fit_stacked([model], [task], [data], data, weights=[[1]], seeds=[0], epochs=2)
+    history = fit_stacked([model], [task], [data], data, weightings=[Equal()], seeds=[0], epochs=2)
     assert history[0]["val_box_loss"][1] < history[0]["val_box_loss"][0]
