@@ -135,7 +135,7 @@ def _batch(
     weights = row_weights(tasks, sample_weight)
     there: dict[str, np.ndarray | None] = {}
     for task in tasks:
-        rows = labelled(task, as_array(truth[task.name])).reshape(length, -1).any(axis=1)
+        rows = labelled_rows(task, as_array(truth[task.name]))
         own = weights[task.name]
         if own is not None:
             rows &= as_array(own) > 0
@@ -240,6 +240,12 @@ def _trial(model: Any, part: Split) -> dict[str, Tensor]:
     with at_rest(model), torch.no_grad(), torch.random.fork_rng():
         outputs: dict[str, Tensor] = model.decode(model.encode(inputs))
     return outputs
+
+
+def labelled_rows(task: Task, targets: np.ndarray) -> np.ndarray:
+    """Which rows have a label, of tokens or pixels at least one; bool of shape (N,)."""
+    there: np.ndarray = labelled(task, targets)
+    return there.reshape(len(there), -1).any(axis=1)
 
 
 def unlabelled(tasks: Sequence[Task], data: Split) -> list[str]:

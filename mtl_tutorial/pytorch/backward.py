@@ -796,10 +796,11 @@ def _accumulate(
     for parameter, gradient in gradients.items():
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             starts.append((parameter, gradient))
-        elif parameter.grad is None:
-            parameter.grad = gradient
-        else:
+        elif parameter.grad is not None:
             parameter.grad += gradient
+        else:  # laid out in memory as the parameter is, on which fused optimizers rely
+            same = gradient.stride() == parameter.stride()
+            parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
     if starts:
         torch.autograd.backward([root for root, _ in starts], [g for _, g in starts])
 

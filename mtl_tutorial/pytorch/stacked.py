@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from mtl_tutorial.datasets import Split
-from mtl_tutorial.pytorch._data import check_data, to_tensor, unlabelled
+from mtl_tutorial.pytorch._data import check_data, labelled_rows, to_tensor, unlabelled
 from mtl_tutorial.pytorch._rows import at_least_float32
 from mtl_tutorial.pytorch.losses import known_loss
 from mtl_tutorial.pytorch.models import HardSharing
 from mtl_tutorial.sampling import batches
-from mtl_tutorial.tasks import Task, labelled
+from mtl_tutorial.tasks import Task
 from mtl_tutorial.weighting import Static, Weighting
 
 
@@ -112,13 +112,17 @@ def fit_stacked(
         raise ValueError(f"epochs and batch_size must be at least 1; got {epochs}, {batch_size}")
     splits = [*trains] if valid is None else [*trains, valid]
     for split in {id(split): split for split in splits}.values():
+        if split.sample_weight is not None or not isinstance(split.inputs, np.ndarray):
+            raise ValueError(
+                "a stack takes inputs of one array, and no sample weights; train such networks by fit"
+            )
         check_data(models[0], tasks, split)
     counts = _counts(tasks, weightings, valid)
     stack = _Stack(models, tasks, gramian)
     stack.try_out(trains[0].inputs[:2], any(rule.needs_gramian for rule in weightings))
     stepper = _stepper(optimizer, [*stack.shared, *stack.own])
     take = _taker(stack, trains)
-    has_label = np.stack([[labelled(t, own.targets[t.name]) for t in tasks] for own in trains])
+    has_label = np.stack([[labelled_rows(t, own.targets[t.name]) for t in tasks] for own in trains])
     whole_valid = None if valid is None else _taker(stack, [valid])(np.arange(len(valid))[None])
     has_valid = [valid is not None and t.name not in unlabelled(tasks, valid) for t in tasks]
     generators = [np.random.default_rng(seed) for seed in seeds]

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -962,3 +963,32 @@ def test_compiled(part: str, gramian: Where) -> None:
     else:
         run(net.trunk, {n: compiled(Wrapped(net.heads[n])) for n in "abc"})
     assert_close(net.parameters, [gradient for gradient in expected if gradient is not None])
+
+
+@pytest.mark.parametrize("gramian", ["parameters", "features"])
+def test_a_gradient_lies_in_memory_as_its_parameter_does(
+    gramian: Literal["parameters", "features"],
+) -> None:
+    """Fused Adam goes by the parameter's strides: else it would take entries of one for another's."""
+    conv, linear = nn.Conv2d(3, 4, 3), nn.Linear(16, 5)
+    heads = [nn.Linear(5, 1), nn.Linear(5, 1)]
+    weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
+    conv.weight = nn.Parameter(weight)
+    linear.weight = nn.Parameter(torch.randn(16, 5).T)  # stored transposed
+    trunk = nn.Sequential(conv, nn.Flatten(), linear)
+    parts = nn.ModuleList([trunk, *heads])
+    plain, x = copy.deepcopy(parts), torch.randn(8, 3, 4, 4)
+    for model, ours in ((parts, True), (plain, False)):
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+        for _ in range(3):
+            optimizer.zero_grad()
+            features = model[0](x)
+            first, second = (head(features).square().mean() for head in list(model)[1:])
+            losses = {"a": first, "b": second}
+            if ours:
+                mtl_backward(losses, features, Fixed([1, 1]), model[0].parameters(), gramian)
+            else:
+                torch.autograd.backward(list(losses.values()))
+            optimizer.step()
+    for one, other in zip(parts.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
