@@ -408,7 +408,7 @@ def test_a_frozen_trunk_has_nothing_to_weight() -> None:
     model = build(Fixed())
     model.trunk.trainable = False
     model.compile("sgd", task_losses(TASKS))
-    with pytest.raises(ValueError, match="the trunk is frozen"):
+    with pytest.raises(ValueError, match=r"HardSharing shares no parameter .* Fixed has none to weight"):
         train(model)
 
 
@@ -446,12 +446,6 @@ def test_several_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_weighting_is_an_object() -> None:
     with pytest.raises(TypeError, match=r"weighting is an object such as UPGrad\(\); got <class"):
         build(UPGrad)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("weighting", [Equal(), Static([1.0])], ids=["Equal", "Static"])
-def test_sample_weights_of_task_losses_are_refused(weighting: Weighting) -> None:
-    with pytest.raises(ValueError, match="mark rows to skip as missing"):
-        build(weighting).fit(INPUTS, TARGETS, sample_weight=np.ones(ROWS), verbose=0)
 
 
 every_path = pytest.mark.parametrize(
@@ -631,7 +625,7 @@ def test_a_head_that_uses_parameters_of_the_trunk(kind: type[Fixed], gramian: Wh
     settings: dict[str, Any] = {"optimizer": keras.optimizers.SGD(1.0), "run_eagerly": True}
     model = build(weighting, trunk, heads, gramian, **settings)
     if gramian == "features":
-        with pytest.raises(ValueError, match=r"a head uses '.*kernel', a parameter of the trunk"):
+        with pytest.raises(ValueError, match=r"a head uses '.*kernel', a shared parameter, past"):
             model.train_on_batch(INPUTS, TARGETS)
         return
     before = model.get_weights()
