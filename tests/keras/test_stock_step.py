@@ -277,5 +277,7 @@ def test_task_losses_take_no_masks() -> None:
     loss = task_losses([Binary("big")])["big"]
     outputs, truth = ops.zeros((2, 1)), ops.ones((2,))
     outputs._keras_mask = ops.array([True, False])
-    with pytest.raises(ValueError, match=r"'big' takes no masked outputs; .* missing labels \(-1\)"):
+    with pytest.raises(
+        ValueError, match=r"'big' takes no masked outputs; .* missing labels \(-1\)"
+    ):
         loss(truth, outputs)
