@@ -251,7 +251,8 @@ def _known(
 def _wrong(task: Task, outputs: np.ndarray) -> np.ndarray:
     """Where an output says nothing; an infinite logit does."""
     logits = isinstance(task, Classification | Binary)
-    return np.isnan(outputs) if logits else ~np.isfinite(outputs)
+    wrong: np.ndarray = np.isnan(outputs) if logits else ~np.isfinite(outputs)
+    return wrong
 
 
 def _measured(task: Task, metric: Metric, truth: np.ndarray, outputs: np.ndarray) -> float:

@@ -352,7 +352,7 @@ class TaskLoss(keras.losses.Loss):  # type: ignore[misc]  # Keras has no types
 
 def task_config(task: Task) -> dict[str, Any]:
     """Describe a task in plain data, for a saved model; metrics that are functions are left out."""
-    settings = {each.name: getattr(task, each.name) for each in fields(task)}  # type: ignore[arg-type]  # a kind is a dataclass
+    settings = {each.name: getattr(task, each.name) for each in fields(task)}
     names = [metric for metric in task.metrics if isinstance(metric, str)]
     return {"kind": type(task).__name__, **settings, "metrics": names}
 

@@ -1,7 +1,7 @@
 """Metrics that skip missing labels, in Keras: batch by batch, or of a whole split."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import keras
 import numpy as np
@@ -65,7 +65,7 @@ def task_metrics(tasks: Sequence[Task]) -> dict[str, list[keras.metrics.Metric]]
     return {name: metrics for name, metrics in found.items() if metrics}
 
 
-def _streams(task: Task, metric: Metric) -> bool:
+def _streams(task: Task, metric: Metric) -> TypeGuard[str]:
     known = isinstance(task, Classification | Binary | Regression | Boxes)
     return known and metric in task.known_metrics and metric in _STREAM
 

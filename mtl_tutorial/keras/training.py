@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-import h5py
+import h5py  # type: ignore[import-untyped]  # Keras stores weights with it
 import keras
 import numpy as np
 import tensorflow as tf
@@ -115,8 +115,6 @@ class MultiTaskModel(EncodeDecode):
                 f"heads are a dict by task name; got {type(heads).__name__}. A model that has encode "
                 "and decode needs none: MultiTaskModel(model, weighting=...)"
             )
-        # named so that Keras, which saves in the order of the alphabet, finds heads and trunk first:
-        # their weights lie in a file where those of HardSharing do
         self.wrapped = model if heads is None else HardSharing(model, heads)
         lacking = [
             name
@@ -136,6 +134,11 @@ class MultiTaskModel(EncodeDecode):
         self.gramian = gramian
         self._names = list(getattr(self.wrapped, "heads", ()))
         self._shown = SimpleNamespace(losses={})  # Keras would save what it finds in a plain dict
+
+    @property
+    def layers(self) -> list[keras.Layer]:
+        """The layers of the model that is trained, so that its files hold what those of that do."""
+        return list(getattr(self.wrapped, "layers", None) or super().layers)
 
     @property
     def trunk(self) -> Any:
