@@ -1,7 +1,7 @@
 """Metrics that skip missing labels, in Keras: batch by batch, or of a whole split."""
 
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,7 +23,6 @@ from mtl_tutorial.tasks import (
     Binary,
     Boxes,
     Classification,
-    Metric,
     Regression,
     Task,
     check_targets,
@@ -58,14 +57,15 @@ def task_metrics(tasks: Sequence[Task]) -> dict[str, list[keras.metrics.Metric]]
     >>> accuracy.name, float(accuracy.result())
     ('accuracy', 0.5)
     """
-    found = {
-        task.name: [TaskMetric(task, metric) for metric in task.metrics if _streams(task, metric)]
-        for task in tasks
-    }
-    return {name: metrics for name, metrics in found.items() if metrics}
+    found = {}
+    for task in tasks:
+        names: Any = [metric for metric in task.metrics if _streams(task, metric)]
+        if names:
+            found[task.name] = [TaskMetric(task, name) for name in names]
+    return found
 
 
-def _streams(task: Task, metric: Metric) -> TypeGuard[str]:
+def _streams(task: Task, metric: Any) -> bool:
     known = isinstance(task, Classification | Binary | Regression | Boxes)
     return known and metric in task.known_metrics and metric in _STREAM
 

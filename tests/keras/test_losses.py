@@ -347,7 +347,7 @@ def test_a_kind_of_your_own_needs_one_function_and_is_found_on_load() -> None:
     task = Quantile("delay", 0.9, metrics=[largest_error])
     loss, gradient = loss_and_gradient(task, [2.0, np.nan, 0.0], [[1.0], [5.0], [2.0]])
     assert loss == pytest.approx((0.9 + 0.2) / 2)
-    np.testing.assert_allclose(gradient, [[-0.45], [0], [0.05]], rtol=1e-6)
+    np.testing.assert_allclose(gradient, [[-0.45], [0.0], [0.05]], rtol=1e-6)
     saved = keras.saving.serialize_keras_object(task_losses([task])["delay"])
     found = keras.saving.deserialize_keras_object(saved).task
     assert found == Quantile("delay", 0.9)  # a function stays behind
