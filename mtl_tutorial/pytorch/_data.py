@@ -245,8 +245,7 @@ def _trial(model: Any, part: Split) -> dict[str, Tensor]:
 def labelled_rows(task: Task, targets: np.ndarray) -> np.ndarray:
     """Which rows have a label, of tokens or pixels at least one; bool of shape (N,)."""
     there: np.ndarray = labelled(task, targets)
-    rows: np.ndarray = there.reshape(len(there), -1).any(axis=1)
-    return rows
+    return np.asarray(there.reshape(len(there), -1).any(axis=1))
 
 
 def unlabelled(tasks: Sequence[Task], data: Split) -> list[str]:
