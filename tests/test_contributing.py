@@ -1,8 +1,9 @@
 """What CONTRIBUTING shows runs as it stands."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ import mtl_tutorial.keras
 import mtl_tutorial.pytorch
 from mtl_tutorial.datasets import Split
 from mtl_tutorial.metrics import lower_is_better, scores
+from mtl_tutorial.tasks import Task
 from mtl_tutorial.weighting import Equal, UPGrad, Weighting
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -22,7 +24,11 @@ WEIGHTING, KIND = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 @pytest.fixture(scope="module")
 def shown() -> dict[str, Any]:
     """Run both programs; what they have named."""
-    names: dict[str, Any] = globals() | {"__name__": "contributing"}
+    names: dict[str, Any] = {
+        "np": np, "torch": torch, "F": torch.nn.functional, "ops": keras.ops, "ClassVar": ClassVar,
+        "dataclass": dataclass, "mtl_tutorial": mtl_tutorial, "Task": Task, "Weighting": Weighting,
+        "__name__": "contributing",
+    }  # fmt: skip
     exec(WEIGHTING + KIND, names)  # noqa: S102  # our own text
     return names
 

@@ -106,7 +106,7 @@ class TaskMetric(keras.metrics.Metric):  # type: ignore[misc]  # Keras has no ty
                 "batch; use the callback Scores, or evaluate"
             )
         super().__init__(**{"name": self.metric, **kwargs})
-        self._direction = "down" if lower_is_better(self.metric) else "up"  # for EarlyStopping
+        self._direction = "down" if lower_is_better(str(self.metric)) else "up"  # for EarlyStopping
         numbers = 1 if isinstance(self.task, Boxes) else self.task.numbers
         classes = self.task.outputs if isinstance(self.task, Classification) else 2
         shape = [classes, classes] if self.metric in _CONFUSED else [5 if metric == "r2" else 2]
