@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,10 +20,24 @@ from torch.nn.parallel import DistributedDataParallel
 from mtl_tutorial.pytorch import accumulated_backward, mtl_backward
 from mtl_tutorial.pytorch.distributed import observed, over_ranks, same_start
 from mtl_tutorial.weighting import MGDA, UW, Equal, UPGrad, Weighting
-from tests.pytorch.test_accumulation import METHODS, Batch, Net
+from tests.pytorch.test_accumulation import METHODS as THEIRS
+from tests.pytorch.test_accumulation import Batch, Net
 
 ROOT, RANKS, STEPS = Path(__file__).parents[2], 2, 10
 SHARES = [slice(0, 8), slice(8, 12)]  # of the twelve rows
+
+
+class BySize(Weighting):
+    """Weights that hang on the size of losses and gradients, as those of most methods do not."""
+
+    needs_gramian: ClassVar[bool] = True
+
+    def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
+        assert gramian is not None
+        return np.asarray(1 / (1 + losses + np.diagonal(gramian)))
+
+
+METHODS = THEIRS | {"BySize": BySize}
 CASES = [(method, way) for method in METHODS for way in ("parameters", "features", "accumulated")]
 CASES.remove(("ConFIG (TorchJD)", "features"))
 
