@@ -106,13 +106,13 @@ def mtl_backward(
     Raises
     ------
     TypeError
-        Losses are no dict of tensors, the weighting is a class, features are a dict.
+        Losses are no dict of tensors, the weighting is a class, features are a dict, the model is
+        wrapped in DistributedDataParallel.
     ValueError
         A loss is a constant or no scalar, or, where the weighting reads it, is NaN or infinite;
         where the weighting needs the Gramian, a loss does not depend on the features, or nothing
         shared needs a gradient; at the features, a head reads past them. The message names the task.
-        In several processes, no ``model`` is given, a loss trains what is none of its parameters, or
-        it is wrapped in DistributedDataParallel and the weighting reads losses or gradients.
+        In several processes, no ``model`` is given, or a loss trains what is none of its parameters.
     RuntimeError
         Another process has raised one of these.
 
@@ -127,17 +127,17 @@ def mtl_backward(
     Hooks of parameters, of both kinds, run as by ``Tensor.backward``: once, on the sum. Hooks on
     other tensors run in every pass that comes by, T or more where the Gramian is exact.
 
-    Several processes, of the default group: a task is present if any rank has a loss of it; a rank
-    without one counts as zeros, and losses are averaged before the weighting sees them. So divide a
-    rank's sum of losses by :func:`~mtl_tutorial.pytorch.distributed.over_ranks` of its label counts,
+    Several processes, of the default group, all with the same tasks: one is present if any rank has
+    a loss of it; a rank without counts as zeros. Losses are averaged before the weighting sees them:
+    divide a rank's sum of losses by :func:`~mtl_tutorial.pytorch.distributed.over_ranks` of its label counts,
     not by the counts themselves. The rows of the exact Gramian are averaged, then multiplied. At the
     features each rank has other rows of the batch, so the ranks' Gramians are summed and divided by
     the square of their number (a callable, which wants the Jacobian itself, is refused there). All
     gradients are averaged in one all-reduce. Methods with a memory and random ones with one seed
     stay equal on all ranks; the model must start equal, see
-    :func:`~mtl_tutorial.pytorch.distributed.same_start`. Call the model itself, not a wrapper of it.
-    Only for weightings that read neither losses nor gradients (Equal, Static, RLW) may ``model`` be
-    wrapped in DistributedDataParallel, which then averages, not this function.
+    :func:`~mtl_tutorial.pytorch.distributed.same_start`. Call the module itself: the hooks of
+    DistributedDataParallel see only ``Tensor.backward``, so it is refused as ``model``. Batch norm
+    knows its own rank's rows only.
 
     Trunk and heads may be compiled by ``torch.compile``, best apart from each other: in a model
     compiled whole there is no trunk to be seen, so each task's pass takes the heads along. What
@@ -156,15 +156,10 @@ def mtl_backward(
     """
     with one_for_all():
         _check(losses, features, weighting, gramian, extra_loss)
-        trained = _averaged_here(model, weighting, gramian, may_be_wrapped=not _reads(weighting))
+        trained = _averaged_here(model, weighting, gramian)
         _check_trained(losses, extra_loss, trained)
         names, here, values = list(losses), _here(losses), _values(losses, weighting)
         goals, extra = _scaled(losses, extra_loss, scaler)
-        if isinstance(model, DistributedDataParallel) and not (goals or extra):
-            raise ValueError(
-                "this process has no loss, and DistributedDataParallel would wait for its backward "
-                "pass: call model.module and give that as the model"
-            )
         rows: dict[Tensor, Rows] = {}
         gradients: dict[Tensor, Tensor] = {}
         shared: dict[Tensor, None] = {}
@@ -209,7 +204,7 @@ def accumulated_backward(
     where :math:`L_k^{(m)}` is the loss of task :math:`k` on micro-batch :math:`m`, divided by the
     labels of the *whole* batch, and :math:`g_k` its gradient. The weighting is asked once. A forward
     pass runs when it is asked for, and its graph is freed before the next one: of activations,
-    memory is that of one micro-batch. Besides ``.grad`` itself, this is kept until the end:
+    memory is that of one micro-batch. Besides the sum of the gradients, this is kept until the end:
 
     - one gradient row a task on the shared parameters, T numbers a parameter, for the exact Gramian;
     - one row a task on all parameters that the task reaches, T numbers a shared parameter and one a
@@ -229,12 +224,12 @@ def accumulated_backward(
     gramian : {"parameters", "features"}
         Only ``"parameters"`` for a weighting that needs the Gramian.
     present : sequence of bool, length T, optional
-        Which tasks have a label in the whole batch, of this process where there are several.
+        Which tasks have a label in the whole batch, of this process where there are several; given
+        on all of them, or on none.
     scaler : torch.amp.GradScaler, optional
         As for :func:`mtl_backward`.
     model : torch.nn.Module, optional
-        Needed where several processes run, which need not have as many micro-batches each; not
-        wrapped in DistributedDataParallel.
+        As for :func:`mtl_backward`. The processes need not have as many micro-batches each.
 
     Returns
     -------
@@ -269,7 +264,7 @@ def accumulated_backward(
                 "every micro-batch would have to be kept, or run again, until the weights are known; "
                 "use gramian='parameters'"
             )
-        trained = _averaged_here(model, weighting, gramian, may_be_wrapped=False)
+        trained = _averaged_here(model, weighting, gramian)
         shared_parameters = list(shared_parameters)
         said = None if present is None else np.array(present, dtype=bool)
 
@@ -420,20 +415,15 @@ def _check(
 
 
 def _averaged_here(
-    model: nn.Module | None,
-    weighting: Weighting | Callable[[Tensor], Tensor],
-    gramian: str,
-    may_be_wrapped: bool,
+    model: nn.Module | None, weighting: Weighting | Callable[[Tensor], Tensor], gramian: str
 ) -> list[Tensor] | None:
-    """Name the parameters whose gradients are averaged here: None in one process, or if DDP does."""
-    wrapped = isinstance(model, DistributedDataParallel)
-    if wrapped and not may_be_wrapped:
-        raise ValueError(
+    """Name the parameters whose gradients are averaged over the processes; None in one process."""
+    if isinstance(model, DistributedDataParallel):
+        raise TypeError(
             "the model is wrapped in DistributedDataParallel, which averages what Tensor.backward "
-            "brings, too late to weight it. Call its .module and give that as the model: it is "
-            "averaged here. Wrapped it can only be in mtl_backward with Equal, Static or RLW"
+            "brings: too late to weight it. Call its .module, and give that as the model"
         )
-    if wrapped or world_size() == 1:
+    if world_size() == 1:
         return None
     if model is None:
         raise ValueError(

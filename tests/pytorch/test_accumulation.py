@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 from mtl_tutorial import weighting as methods
 from mtl_tutorial.pytorch import accumulated_backward, mtl_backward
 from mtl_tutorial.weighting import MGDA, RLW, UW, Equal, GradNorm, Static
+from tests.weighting import properties
 
 TASKS = ("a", "b", "c")
 Batch = tuple[dict[str, Tensor | None], Tensor, Tensor]
 
 METHODS: dict[str, Callable[[], Any]] = {
-    name: getattr(methods, name) for name in methods.__all__ if name != "Weighting"
+    name: partial(make, len(TASKS)) for name, make in properties.METHODS.items()
 }
 METHODS["Static"] = lambda: Static([0.5, 2.0, 0.25])
 METHODS["GradNorm"] = lambda: GradNorm(lr=0.1)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,30 +20,44 @@ from torch.nn.parallel import DistributedDataParallel
 from mtl_tutorial.pytorch import accumulated_backward, mtl_backward
 from mtl_tutorial.pytorch.distributed import observed, over_ranks, same_start
 from mtl_tutorial.weighting import MGDA, UW, Equal, UPGrad, Weighting
-from tests.pytorch.test_accumulation import METHODS, TASKS, Batch, Net
+from tests.pytorch.test_accumulation import METHODS as THEIRS
+from tests.pytorch.test_accumulation import Batch, Net
 
 ROOT, RANKS, STEPS = Path(__file__).parents[2], 2, 10
 SHARES = [slice(0, 8), slice(8, 12)]  # of the twelve rows
-BLIND = ["Equal", "RLW", "Static"]
-CASES = [
-    *((method, way) for method in METHODS for way in ("parameters", "features", "accumulated")),
-    *((method, "DDP") for method in BLIND),
-]
+
+
+class BySize(Weighting):
+    """Weights that hang on the size of losses and gradients, as those of most methods do not."""
+
+    needs_gramian: ClassVar[bool] = True
+
+    def weights(self, losses: np.ndarray, gramian: np.ndarray | None) -> np.ndarray:
+        assert gramian is not None
+        return np.asarray(1 / (1 + losses + np.diagonal(gramian)))
+
+
+METHODS = THEIRS | {"BySize": BySize}
+CASES = [(method, way) for method in METHODS for way in ("parameters", "features", "accumulated")]
 CASES.remove(("ConFIG (TorchJD)", "features"))
 
 
 def new_data(net: Net, step: int) -> None:
-    """Draw rows; only the last three have a label of b, and in every fifth step none has one of c."""
+    """Draw rows: only the last three have a label of b, now and then none has one of c.
+
+    In the fourth step the first rank has no label at all.
+    """
     generator = torch.Generator().manual_seed(step)
     net.rows = torch.randn(12, 5, dtype=torch.float64, generator=generator)
     net.targets = 2 + torch.randn(12, 3, dtype=torch.float64, generator=generator)
     net.targets[:9, 1] = torch.nan
     net.targets[:: 2 if step % 5 < 4 else 1, 2] = torch.nan
+    net.targets[: 8 if step == 3 else 0] = torch.nan
 
 
-def share(model: nn.Module, rows: slice, counts: dict[str, float], ranks: int) -> Batch:
+def share(net: Net, rows: slice, counts: dict[str, float], ranks: int) -> Batch:
     """One rank's losses, whose means are those of the whole batch."""
-    losses, features, extra = model(rows, counts)
+    losses, features, extra = net.batch(rows, counts)
     return losses, features, ranks * extra
 
 
@@ -52,9 +66,6 @@ def train(method: str, way: str, rank: int | None = None) -> dict[str, Any]:
     rows, ranks = (slice(0, 12), 1) if rank is None else (SHARES[rank], RANKS)
     net, weighting, weights = Net(), METHODS[method](), []
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    model: nn.Module = net
-    if way == "DDP" and rank is not None:
-        model = DistributedDataParallel(net, find_unused_parameters=True)
     for step in range(STEPS):
         new_data(net, step)
         counts = over_ranks(net.counts(rows))
@@ -66,14 +77,14 @@ def train(method: str, way: str, rank: int | None = None) -> dict[str, Any]:
             ]
             told = [count > 0 for count in net.counts(rows).values()] if step % 2 else None
             weights.append(accumulated_backward(
-                [share(model, each, counts, ranks) for each in micro], weighting,
-                net.trunk.parameters(), present=told, model=model,
+                [share(net, each, counts, ranks) for each in micro], weighting,
+                net.trunk.parameters(), present=told, model=net,
             ))  # fmt: skip
         else:
-            losses, features, extra = share(model, rows, counts, ranks)
+            losses, features, extra = share(net, rows, counts, ranks)
             weights.append(mtl_backward(
                 losses, features, weighting, net.trunk.parameters(),
-                "features" if way == "features" else "parameters", extra_loss=extra, model=model,
+                "features" if way == "features" else "parameters", extra_loss=extra, model=net,
             ))  # fmt: skip
         optimizer.step()
         if getattr(weighting, "needs_observe", False):
@@ -123,29 +134,23 @@ def outsider(net: Net, rank: int) -> None:
     backward(net, rank, Equal(), extra_loss=one.sum())
 
 
-def idle_rank(net: Net, rank: int) -> None:
-    wrapped = DistributedDataParallel(net)
-    losses = dict.fromkeys(TASKS) if rank == 0 else net.batch(SHARES[1])[0]
-    mtl_backward(losses, None, Equal(), model=wrapped)
-
-
 def accumulated(net: Net, rank: int) -> None:
     micro_batches = [net.batch(SHARES[rank])]
     accumulated_backward(micro_batches, Equal(), model=DistributedDataParallel(net))
 
 
 OTHER = "RuntimeError: rank {} has stopped here"
-WRAPPED = "ValueError: the model is wrapped in DistributedDataParallel.* Call its .module"
+WRAPPED = "TypeError: the model is wrapped in DistributedDataParallel.* Call its .module"
 REFUSED: dict[str, tuple[Callable[[Net, int], object], list[str]]] = {
     "no model": (lambda net, rank: backward(net, rank, Equal(), model=None),
                  ["ValueError: several processes run.* give model=..."] * 2),
+    "wrapped, for nothing": (lambda net, rank: backward(
+        net, rank, Equal(), model=DistributedDataParallel(net)), [WRAPPED] * 2),
     "wrapped, for losses": (lambda net, rank: backward(
         net, rank, UW(), model=DistributedDataParallel(net)), [WRAPPED] * 2),
     "wrapped, for the Gramian": (lambda net, rank: backward(
         net, rank, UPGrad(), model=DistributedDataParallel(net)), [WRAPPED] * 2),
     "wrapped, for micro-batches": (accumulated, [WRAPPED] * 2),
-    "wrapped, one rank without a loss": (idle_rank, [
-        "ValueError: this process has no loss.* call model.module", OTHER.format(0)]),
     "a parameter of nobody": (outsider, [
         r"ValueError: the loss of 'extra_loss' trains a tensor of shape \(2,\)"] * 2),
     "aggregator at the features": (lambda net, rank: backward(
@@ -174,7 +179,7 @@ def refusal(name: str, rank: int) -> str:
     net = Net()
     try:
         REFUSED[name][0](net, rank)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (TypeError, ValueError, OSError, RuntimeError) as error:
         assert all(gradient is None for gradient in net.gradients())
         said = f"{type(error).__name__}: {error}"
     backward(Net(), rank, UPGrad())
@@ -219,6 +224,18 @@ def hooked(rank: int) -> tuple[int, bool]:
     return len(calls), torch.equal(calls[0], weight.grad)
 
 
+def through_the_wrapper(rank: int) -> list[bool]:
+    """Call DistributedDataParallel, give its module: tell whether two steps are as without."""
+    plain, net = Net(), Net()
+    wrapped, counts, right = DistributedDataParallel(net), net.counts(slice(None)), []
+    for _ in range(2):
+        backward(plain, rank, Equal())
+        losses, features, _ = wrapped(SHARES[rank], counts)
+        mtl_backward(losses, features, Equal(), model=net)
+        right.append(all(map(torch.equal, net.gradients(), plain.gradients())))  # type: ignore[arg-type]
+    return right
+
+
 def program(rank: int, folder: Path) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=RANKS
@@ -230,6 +247,7 @@ def program(rank: int, folder: Path) -> None:
         "overflow": overflow(rank),
         "started": started(rank),
         "hooked": hooked(rank),
+        "wrapper": through_the_wrapper(rank),
         "counts": over_ranks({"a": rank, "b": 0, "c": 3}),
         "observed": observed({"a": torch.tensor(4.0), "b": torch.tensor(1.0) if rank else None}),
     }
@@ -243,14 +261,17 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "tests.pytorch.test_distributed"]
     runs = [
-        subprocess.Popen(
-            [*command, str(rank), str(folder)], cwd=ROOT, stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([*command, str(rank), str(folder)], cwd=ROOT, stderr=subprocess.PIPE)
         for rank in range(RANKS)
     ]
-    for run in runs:
-        errors = run.communicate(timeout=240)[1]
-        assert run.returncode == 0, errors
+    try:
+        for run in runs:
+            errors = run.communicate(timeout=240)[1].decode()
+            assert run.returncode == 0, errors
+    finally:
+        for run in runs:
+            with run:
+                run.kill()
     return [pickle.loads((folder / f"{rank}").read_bytes()) for rank in range(RANKS)]
 
 
@@ -299,6 +320,10 @@ def test_same_start_gives_all_the_first_ones_parameters_and_buffers(
 
 def test_hooks_run_once_on_the_mean(both: list[dict[str, Any]]) -> None:
     assert [found["hooked"] for found in both] == [(1, True)] * 2
+
+
+def test_who_calls_the_wrapper_is_not_averaged_twice(both: list[dict[str, Any]]) -> None:
+    assert [found["wrapper"] for found in both] == [[True, True]] * 2
 
 
 def test_label_counts_and_losses_are_averaged(both: list[dict[str, Any]]) -> None:
