@@ -210,8 +210,7 @@ def test_metrics_over_batches_are_those_of_all_rows(task: Task, places: tuple[in
         if task.numbers == 1:
             bad = outputs.copy()
             bad[0] = np.nan
-            targets[0] = 1
-            metric.update_state(targets[:4], bad[:4])
+            metric.update_state(np.ones_like(targets[:4]), bad[:4])
             assert np.isnan(metric.result())
         metric.reset_state()
         assert np.isnan(metric.result())
