@@ -38,10 +38,10 @@ def main(**settings):
     for _ in range(5):
         for inputs, targets in loader:
             with accelerator.autocast():
-                features = model.trunk(inputs)
-                outputs = {name: head(features) for name, head in model.heads.items()}
+                features = model.encode(inputs)
+                outputs = model.decode(features)
                 losses = batch_losses(TASKS, outputs, targets)
-            shared, scaler = model.trunk.parameters(), accelerator.scaler
+            shared, scaler = model.shared_parameters(), accelerator.scaler
             optimizer.zero_grad()
             mtl_backward(losses, features, weighting, shared, scaler=scaler, model=model)
             optimizer.step()

@@ -34,9 +34,9 @@ class MultiTask(lightning.LightningModule):
 
     def training_step(self, batch, _):
         """Forward pass, weighted gradients, step."""
-        features = self.model.trunk(batch[0])
-        outputs = {name: head(features) for name, head in self.model.heads.items()}
-        losses, shared = batch_losses(TASKS, outputs, batch[1]), self.model.trunk.parameters()
+        features = self.model.encode(batch[0])
+        outputs = self.model.decode(features)
+        losses, shared = batch_losses(TASKS, outputs, batch[1]), self.model.shared_parameters()
         self.optimizers().zero_grad()
         mtl_backward(losses, features, self.weighting, shared, model=self.model)
         self.optimizers().step()
