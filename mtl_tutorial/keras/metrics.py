@@ -310,7 +310,8 @@ class Scores(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no ty
     >>> model.compile("adam", task_losses(tasks))
     >>> best = keras.callbacks.EarlyStopping("val_gt5_auc", mode="max", patience=1)
     >>> history = model.fit(
-    ...     data.train.inputs, data.train.targets, verbose=0, callbacks=[best, Scores(tasks, data.valid)]
+    ...     data.train.inputs, data.train.targets["gt5"], verbose=0,
+    ...     callbacks=[best, Scores(tasks, data.valid)],
     ... ).history
     >>> list(history)
     ['loss', 'val_loss', 'val_gt5_loss', 'val_gt5_auc']

@@ -76,15 +76,16 @@ def test_two_processes_end_with_one_model(package: str, tmp_path: Path) -> None:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     program = tmp_path / "program.py"
     program.write_text(
-        f"import json, sys\nsys.path.insert(0, {str(FOLDER)!r})\nfrom with_{package} import main\n"
-        f"found = json.dumps(main(**{settings!r}))\nprint('found', found, flush=True)\n"
+        f"import json, os, pathlib, sys\nsys.path.insert(0, {str(FOLDER)!r})\n"
+        f"from with_{package} import main\nfound = json.dumps(main(**{settings!r}))\n"
+        f"pathlib.Path({str(tmp_path)!r}, f'{{os.getpid()}}.json').write_text(found)\n"
     )
     run = subprocess.run(
         [*command, str(program)], capture_output=True, text=True, timeout=240, check=False
     )
-    lines = [line for line in run.stdout.splitlines() if line.startswith("found ")]
-    assert len(lines) == 2, run.stderr
-    one, other = (json.loads(line.removeprefix("found ")) for line in lines)
+    files = list(tmp_path.glob("*.json"))
+    assert len(files) == 2, run.stdout + run.stderr
+    one, other = (json.loads(file.read_text()) for file in files)
     assert one == other
     assert one["digit_accuracy"] > 0.85
 

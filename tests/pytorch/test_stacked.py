@@ -25,7 +25,8 @@ RULES: dict[str, Callable[[int], Weighting]] = {
 } | {
     name: lambda s, name=name: getattr(lib, name)()
     for name in lib.__all__
-    if name not in {"Weighting", "Static", "PCGrad", "RLW"}
+    if isinstance(getattr(lib, name), type)
+    and name not in {"Weighting", "Recorded", "Static", "PCGrad", "RLW"}
 }
 SGD = partial(torch.optim.SGD, lr=0.1)
 ADAM = partial(torch.optim.Adam, lr=0.02, fused=True)
