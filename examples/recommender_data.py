@@ -20,6 +20,7 @@ each other in time.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def make(users: int = 2000, items: int = 300, days: int = 40, seed: int = 0) -> 
         clicked = np.c_[clicked[:, 1:], labels["click"]]
 
     edges = [0, days * 7 // 10, days * 8 // 10, days]
-    parts = [rows[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [rows[a:b] for a, b in pairwise(edges)]
     for _, _, _, labels, _ in parts[0][-UNKNOWN_DAYS:]:
         labels["retention"][:] = -1
     known = _joined([row[2] for row in parts[0]])
