@@ -226,9 +226,10 @@ def scores(
         target = target.reshape(target_shape(task, output.shape, target.shape))
         check_targets([task], {task.name: target}, len(output))
         pairs = _known(task, output, target)
+        wrong = any(_wrong(task, found).any() for _, found in pairs)
         for metric in task.metrics:
             name = metric if isinstance(metric, str) else metric.__name__
-            found = [_measured(task, metric, *pair) for pair in pairs]
+            found = [np.nan if wrong else _measured(task, metric, *pair) for pair in pairs]
             defined = [value for value in found if not np.isnan(value)]
             result[f"{task.name}_{name}"] = float(np.mean(defined)) if defined else np.nan
     return result
@@ -247,10 +248,16 @@ def _known(
     ]
 
 
+def _wrong(task: Task, outputs: np.ndarray) -> np.ndarray:
+    """Where an output says nothing; an infinite logit does."""
+    logits = isinstance(task, Classification | Binary)
+    wrong: np.ndarray = np.isnan(outputs) if logits else ~np.isfinite(outputs)
+    return wrong
+
+
 def _measured(task: Task, metric: Metric, truth: np.ndarray, outputs: np.ndarray) -> float:
     """Give one metric of labels, shape (M,), and outputs, shape (M, C); NaN if it is not defined."""
-    logits = isinstance(task, Classification | Binary)
-    if not len(truth) or (np.isnan(outputs) if logits else ~np.isfinite(outputs)).any():
+    if not len(truth):
         return np.nan
     if not isinstance(metric, str):
         return float(metric(truth, outputs))

@@ -431,14 +431,16 @@ def target_shape(task: Task, outputs: Sequence[int], targets: Sequence[int]) -> 
     (8, 20)
     """
     found, given = tuple(outputs), tuple(targets)
-    if len(found) < 2 or found[-1] != task.outputs:
+    boxes = isinstance(task, Boxes)  # one a row
+    if len(found) < 2 or found[-1] != task.outputs or (boxes and len(found) > 2):
         hint = ""
-        if len(found) > 2 and task.outputs in found[1:-1]:
+        if len(found) > 2 and task.outputs in found[1:-1] and not boxes:
             axis = found.index(task.outputs, 1)
             hint = f"; put the task's own axis last: outputs.movedim({axis}, -1)"
+        places = "" if boxes else f", or (N, ..., {task.outputs}) for labels of tokens or pixels"
         raise ValueError(
-            f"task {task.name!r}: outputs have shape {found}, expected (N, {task.outputs}), or "
-            f"(N, ..., {task.outputs}) for labels of tokens or pixels{hint}"
+            f"task {task.name!r}: outputs have shape {found}, expected (N, {task.outputs})"
+            f"{places}{hint}"
         )
     expected = found if task.numbers > 1 else found[:-1]
     if given != expected and not (len(expected) == 1 and math.prod(given) == expected[0]):

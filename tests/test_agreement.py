@@ -44,15 +44,17 @@ def some_targets(
     return np.where(generator.random(rows) < missing, task.missing, truth).astype(truth.dtype)
 
 
-def both(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def both(
+    task: Task, outputs: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Give loss and gradient in each framework, as one vector each."""
     tensor = torch.from_numpy(outputs).requires_grad_()
-    loss = mtl_tutorial.pytorch.task_loss(task, tensor, torch.from_numpy(targets))
+    loss = mtl_tutorial.pytorch.task_loss(task, tensor, torch.from_numpy(targets), weights)
     loss.backward()
     assert tensor.grad is not None
     variable = tf.Variable(outputs)
     with tf.GradientTape() as tape:
-        its_loss = mtl_tutorial.keras.task_loss(task, tf.constant(targets), variable)
+        its_loss = mtl_tutorial.keras.task_loss(task, tf.constant(targets), variable, weights)
     its_gradient = tape.gradient(its_loss, variable).numpy()
     return (
         np.append(tensor.grad.numpy(), loss.item()),
@@ -132,6 +134,43 @@ def test_a_label_that_cannot_be_is_nan_in_loss_and_gradient(task: Task, target: 
     assert bool(loss.any_label(tf.constant(targets)))  # no task is absent for a wrong label
 
 
+OPTIONS: list[Task] = [
+    Classification("kind", 3, class_weights=(0.5, 1.0, 4.0)),
+    Classification("kind", 3, label_smoothing=0.1),
+    Classification("kind", 3, class_weights=(0.5, 1.0, 4.0), label_smoothing=0.3),
+    Binary("big", pos_weight=3.5),
+    Binary("tags", outputs=3),
+    Binary("tags", outputs=3, pos_weight=(0.5, 2.0, 7.0)),
+    Regression("size"),
+    Regression("joints", outputs=3),
+]
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "sample weights"])
+@pytest.mark.parametrize("places", [(), (5,), (3, 4)], ids=["rows", "tokens", "pixels"])
+@pytest.mark.parametrize("task", OPTIONS, ids=str)
+def test_every_option_and_shape_of_labels(
+    task: Task, places: tuple[int, ...], weighted: bool
+) -> None:
+    """One by one and in a graph that learns the number of rows when it runs."""
+    generator = np.random.default_rng(0)
+    outputs = 2 * generator.normal(size=(7, *places, task.outputs)).astype("float32")
+    shape = outputs.shape if task.numbers > 1 else outputs.shape[:-1]
+    targets = some_targets(task, int(np.prod(shape)), 0.3, generator).reshape(shape)
+    if isinstance(task, Binary):
+        targets = np.minimum(targets, 1)
+    weights = np.array([1, 0.5, 0, 2, 3, 1, 0.1], "float32") if weighted else None
+    ours, theirs = both(task, outputs, targets, weights)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    signature = [
+        tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in (targets, outputs)
+    ]
+    loss = tf.function(
+        lambda t, o: mtl_tutorial.keras.task_loss(task, t, o, weights), input_signature=signature
+    )
+    np.testing.assert_allclose(loss(targets, outputs), ours[-1], rtol=1e-5)
+
+
 BOX_OF_CORNERS = st.tuples(*[st.floats(-2, 2, width=32)] * 4)
 
 
@@ -162,7 +201,7 @@ def test_both_refuse_the_same_shapes(task: Task) -> None:
         (outputs, good[:1], False),
         (outputs, np.concatenate([good, good]), False),
         (outputs[:1], good, False),
-        (outputs[:, :1, None], good, False),
+        (np.stack([outputs] * 2, axis=1), good, False),
         (np.concatenate([outputs, outputs], axis=1), good, False),
         (outputs[:, 0], good, False),
     ]

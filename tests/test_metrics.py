@@ -340,6 +340,14 @@ def test_several_questions_give_their_mean_over_those_that_are_defined() -> None
     )
 
 
+def test_one_question_with_a_nan_among_its_outputs_is_not_left_out_of_the_mean() -> None:
+    tags = Binary("tags", outputs=2, metrics=["accuracy"])
+    logits, truth = np.array([[1.0, np.nan], [1.0, 1.0]]), np.array([[1, 1], [1, 1]])
+    assert np.isnan(scores([tags], {"tags": logits}, {"tags": truth})["tags_accuracy"])
+    truth[0, 1] = -1  # nobody asked
+    assert scores([tags], {"tags": logits}, {"tags": truth}) == {"tags_accuracy": 1.0}
+
+
 @pytest.mark.parametrize("metric", ["auc", "average_precision"])
 def test_a_ranking_without_a_yes_is_not_defined(metric: str) -> None:
     click = Binary("click", metrics=[metric])

@@ -275,3 +275,9 @@ def test_a_kind_of_your_own_inherits_what_it_does_not_say() -> None:
     assert scores([stars], {"stars": np.eye(4)[:2]}, {"stars": np.array([3, 1])}) == {
         "stars_rank_error": 1.0
     }
+
+
+def test_boxes_come_one_a_row() -> None:
+    """Four boxes a row would be taken for one, axis by axis."""
+    with pytest.raises(ValueError, match=r"\(3, 4, 4\), expected \(N, 4\)$"):
+        target_shape(Boxes("box"), (3, 4, 4), (3, 4, 4))

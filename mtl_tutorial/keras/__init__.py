@@ -12,8 +12,9 @@ if keras.backend.backend() != "tensorflow":
         "set the environment variable KERAS_BACKEND=tensorflow before Keras is imported"
     )
 
-from mtl_tutorial.keras.losses import giou_loss, task_loss, task_losses, task_metrics
+from mtl_tutorial.keras.losses import giou_loss, label_losses, task_loss, task_losses
 from mtl_tutorial.keras.meta import maml_step, reptile_step
+from mtl_tutorial.keras.metrics import Scores, evaluate, task_metrics
 from mtl_tutorial.keras.models import (
     BoxHead,
     HardSharing,
@@ -37,10 +38,13 @@ __all__ = [
     "MultiTaskModel",
     "SceneBoxHead",
     "SceneCNN",
+    "Scores",
     "TextHead",
     "TextLSTM",
     "TextTransformer",
+    "evaluate",
     "giou_loss",
+    "label_losses",
     "linear_heads",
     "load_resnet18",
     "maml_step",

@@ -1,38 +1,57 @@
 """A Keras model whose training step asks a weighting how much each task counts."""
 
+import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
+import h5py  # type: ignore[import-untyped]  # Keras stores weights with it
 import keras
 import numpy as np
 import tensorflow as tf
 
 import mtl_tutorial.weighting
-from mtl_tutorial.keras.losses import LabelledMean, TaskLoss, TaskMetric
-from mtl_tutorial.keras.models import HardSharing
+from mtl_tutorial.keras.losses import TaskLoss
+from mtl_tutorial.keras.metrics import LabelledMean, Scores, TaskMetric
+from mtl_tutorial.keras.models.hard_sharing import EncodeDecode, HardSharing, quiet_build
 from mtl_tutorial.weighting import Equal, Weighting
 from mtl_tutorial.weighting.recorded import bare
 
 
 @keras.saving.register_keras_serializable("mtl_tutorial")
-class MultiTaskModel(HardSharing):
-    r"""Trunk and heads with the usual ``compile`` and ``fit``, weighted by any weighting.
+class MultiTaskModel(EncodeDecode):
+    r"""A model of several tasks with the usual ``compile`` and ``fit``, weighted by any weighting.
+
+    ``MultiTaskModel(model)`` takes any ``keras.Model`` or layer that has
+
+    - ``encode(inputs)``: the features, a tensor or a list, tuple or dict of tensors;
+    - ``decode(features, tasks=None)``: the outputs, a dict by task name, here always of all tasks
+      (a graph is drawn before it is known which labels a batch has, so every head runs);
+    - ``shared_parameters()``: a list of the variables that the tasks share;
+    - and, if it likes, ``extra_loss(features, targets)``: a scalar that is added to the training
+      loss, unweighted. Validation leaves it out.
+
+    ``encode`` and ``decode`` may take ``training``. ``MultiTaskModel(trunk, heads)`` is short for
+    ``MultiTaskModel(HardSharing(trunk, heads))``.
 
     A loss-based weighting means one backward pass of :math:`\sum_k w_k L_k`, heads included.
 
-    A Gramian-based weighting acts on the trunk only; each head gets the gradient of its own loss,
-    unweighted (a method that declares ``weights_heads``, such as GradNorm, reads the Gramian, but
-    weights the losses). A tape cuts the step at the features :math:`z`, so each head is traversed
-    once, which gives the head's gradient and :math:`\partial L_k / \partial z` together. Then
+    A Gramian-based weighting acts on the shared parameters :math:`\theta` only; all others get the
+    plain sum of the gradients, so each head that of its own loss (a method that declares
+    ``weights_heads``, such as GradNorm, reads the Gramian, but weights the losses). The step is cut
+    at the features :math:`z`, so each head is traversed once, which gives the head's gradient and
+    :math:`\partial L_k / \partial z` together. Then
 
-    - ``gramian="parameters"``, exact: one vector-Jacobian product through the trunk for each task,
-      :math:`g_k = (\partial L_k / \partial z)\,(\partial z / \partial \theta)`, the Gramian of the
-      rows :math:`g_k`, the weights, and the gradient :math:`\sum_k w_k g_k`;
+    - ``gramian="parameters"``, exact for every graph: one vector-Jacobian product to the shared
+      parameters for each task, :math:`g_k = (\partial L_k / \partial z)\,(\partial z / \partial
+      \theta)`, and what a head reads of them past the features, the Gramian of the rows :math:`g_k`,
+      the weights, and the gradient :math:`\sum_k w_k g_k`;
     - ``gramian="features"``, an approximation: the Gramian of the rows
       :math:`\partial L_k / \partial z`, the weights, and one pass of
-      :math:`\sum_k w_k\,\partial L_k / \partial z` through the trunk.
+      :math:`\sum_k w_k\,\partial L_k / \partial z` to the shared parameters.
 
     Penalties (``add_loss``, regularisers of weights and activities) go through unweighted. A method
     that observes, such as FAMO, is shown the losses of the same batch after the step, dropout and
@@ -42,25 +61,26 @@ class MultiTaskModel(HardSharing):
     the same loss for each output.
 
     What the weighting remembers is saved with the weights: by ``save``, ``save_weights``,
-    ``ModelCheckpoint`` and ``BackupAndRestore``.
+    ``ModelCheckpoint`` and ``BackupAndRestore``. To save a model of your own, register its class.
 
     Parameters
     ----------
-    trunk : keras.Layer
-        From inputs to features, one tensor.
-    heads : mapping from task name to keras.Layer
+    model : keras.Model or keras.Layer
+        See above; with ``heads``, the trunk, from inputs to features.
+    heads : mapping from task name to keras.Layer, optional
     weighting : Weighting, optional
-        :class:`~mtl_tutorial.weighting.Equal` if not given. Its tasks are the heads, in order.
+        :class:`~mtl_tutorial.weighting.Equal` if not given. Its tasks are those of ``decode``, in
+        its order.
     gramian : {"parameters", "features"}
         Which Gramian a Gramian-based weighting is given; a loss-based one is given none.
 
     Raises
     ------
-    ValueError
-        ``gramian`` is neither of the two. In training: the targets do not fit the heads; or a
-        Gramian-based weighting meets a trunk without trainable variables, a loss that does not
-        depend on the features, or, with ``gramian="features"``, a head that uses parameters of the
-        trunk past them.
+    TypeError, ValueError
+        The model lacks one of the three, or ``gramian`` is neither of the two. In training: the
+        targets do not fit the heads; or a Gramian-based weighting meets a model that shares no
+        trainable parameter, a loss that does not depend on the features, or, with
+        ``gramian="features"``, a head that uses shared parameters past them.
     tensorflow.errors.InvalidArgumentError
         In training, where the weighting reads it, a loss or the Gramian is NaN or infinite.
         TensorFlow wraps the weighting's ``ValueError``, which names the task. Neither parameters
@@ -84,21 +104,104 @@ class MultiTaskModel(HardSharing):
 
     def __init__(
         self,
-        trunk: keras.Layer,
-        heads: Mapping[str, keras.Layer],
+        model: keras.Layer,
+        heads: Mapping[str, keras.Layer] | None = None,
         weighting: Weighting | None = None,
         gramian: Literal["parameters", "features"] = "parameters",
         **kwargs: Any,
     ) -> None:
-        super().__init__(trunk, heads, **kwargs)
+        super().__init__(**kwargs)
+        if heads is not None and not isinstance(heads, Mapping):
+            raise TypeError(
+                f"heads are a dict by task name; got {type(heads).__name__}. A model that has encode "
+                "and decode needs none: MultiTaskModel(model, weighting=...)"
+            )
+        self.wrapped = model if heads is None else HardSharing(model, heads)
+        lacking = [
+            name
+            for name in ("encode", "decode", "shared_parameters")
+            if not callable(getattr(self.wrapped, name, None))
+        ]
+        if lacking:
+            raise TypeError(
+                f"a {type(model).__name__} has no {' and no '.join(lacking)}: give a model that has "
+                "encode, decode and shared_parameters, or a trunk and its heads"
+            )
         if gramian not in ("parameters", "features"):
             raise ValueError(f"gramian is 'parameters' or 'features'; got {gramian!r}")
         self.weighting = Equal() if weighting is None else weighting
         if not isinstance(self.weighting, Weighting):
             raise TypeError(f"weighting is an object such as UPGrad(); got {weighting!r}")
         self.gramian = gramian
-        several = heads if len(heads) > 1 else ()  # Keras shows the only loss once
-        self._means = [LabelledMean(name=f"{name}_loss") for name in several]
+        self._names = list(getattr(self.wrapped, "heads", ()))
+        self._shown = SimpleNamespace(losses={})  # Keras would save what it finds in a plain dict
+
+    @property
+    def layers(self) -> list[keras.Layer]:
+        """The layers of the model that is trained, so that its files hold what those of that do."""
+        return list(getattr(self.wrapped, "layers", None) or super().layers)
+
+    @property
+    def trunk(self) -> Any:
+        """The trunk, of :class:`HardSharing`."""
+        return self.wrapped.trunk
+
+    @property
+    def heads(self) -> Any:
+        """The heads by task name, of :class:`HardSharing`."""
+        return self.wrapped.heads
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """All that ``fit`` shows, the loss of each task included."""
+        return [*super().metrics, *self._shown.losses.values()]
+
+    def encode(self, inputs: Any, training: bool | None = None) -> Any:
+        """Give the features."""
+        return _call(self.wrapped.encode, inputs, training=training)
+
+    def decode(
+        self, features: Any, tasks: Sequence[str] | None = None, training: bool | None = None
+    ) -> dict[str, Any]:
+        """Give the outputs of the tasks named, of all if none is."""
+        some = {} if tasks is None else {"tasks": tasks}
+        outputs = _call(self.wrapped.decode, features, training=training, **some)
+        if not isinstance(outputs, Mapping) or not outputs:
+            raise TypeError(
+                f"decode gives a dict of outputs by task name; {type(self.wrapped).__name__} gave "
+                f"{type(outputs).__name__}"
+            )
+        return dict(outputs)
+
+    def shared_parameters(self) -> list[keras.Variable]:
+        """Give the trainable variables that the tasks share."""
+        return [variable for variable in self.wrapped.shared_parameters() if variable.trainable]
+
+    def build(self, input_shape: Any) -> None:
+        """Create the weights, for numbers of this shape (None stands for the rows)."""
+        own = type(self.wrapped).build not in (keras.Layer.build, keras.Model.build)
+        if own and not isinstance(self.wrapped, EncodeDecode) and not self.wrapped.built:
+            self.wrapped.build(input_shape)
+        super().build(input_shape)
+        self.wrapped.built = True
+
+    def call(
+        self,
+        inputs: Any,
+        training: bool | None = None,
+        cut: Callable[[Any], Any] | None = None,
+    ) -> dict[str, Any]:
+        """Give the outputs of every head, by task name; ``cut`` is what a step does to the features."""
+        features = self.encode(inputs, training=training)
+        outputs = self.decode(features if cut is None else cut(features), training=training)
+        if list(outputs) != self._names:
+            if self.compiled and set(outputs) != set(self._names):
+                raise ValueError(
+                    f"compile was given losses for {self._names}, but the outputs of decode are "
+                    f"{list(outputs)}"
+                )
+            self._names = list(outputs)
+        return outputs
 
     def compile(
         self, optimizer: Any = "rmsprop", loss: Any = None, loss_weights: Any = None, **kwargs: Any
@@ -131,16 +234,17 @@ class MultiTaskModel(HardSharing):
                 "loss_weights would be applied besides the weighting; "
                 "use MultiTaskModel(..., weighting=Static([...])) instead"
             )
-        loss = _per_head("loss", loss, self.heads)
+        if not self._names and isinstance(loss, Mapping):
+            self._names = list(loss)  # the first call will tell
+        names = self._names
+        loss = _per_head("loss", loss, names)
         stock = set()  # tasks with metrics that do not skip missing labels by themselves
         for kind in ("metrics", "weighted_metrics"):
             given = kwargs.get(kind) or {}
-            if not isinstance(given, Mapping) and len(self.heads) == 1:
-                given = dict.fromkeys(self.heads, given)
-            if not isinstance(given, Mapping) or not set(given) <= set(self.heads):
-                raise ValueError(
-                    f"{kind} must be a dict by task name; the heads are {[*self.heads]}"
-                )
+            if not isinstance(given, Mapping) and len(names) == 1:
+                given = dict.fromkeys(names, given)
+            if not isinstance(given, Mapping) or not set(given) <= set(names):
+                raise ValueError(f"{kind} must be a dict by task name; the heads are {names}")
             for name, metrics in given.items():
                 if not all(isinstance(each, TaskMetric) for each in keras.tree.flatten(metrics)):
                     stock.add(name)
@@ -159,7 +263,9 @@ class MultiTaskModel(HardSharing):
                 "gradient_accumulation_steps most steps do nothing; use larger batches instead"
             )
         super().compile(optimizer=optimizer, loss=loss, jit_compile=False, **kwargs)
-        self._loss_of = {name: _as_in_keras(loss[name]) for name in self.heads}
+        self._loss_of = {name: _as_in_keras(loss[name]) for name in names}
+        several = names if len(names) > 1 else []  # Keras shows the only loss once
+        self._shown.losses = {name: LabelledMean(name=f"{name}_loss") for name in several}
         self._tasks = {name: each for name, each in loss.items() if isinstance(each, TaskLoss)}
         self._masked = {name: each for name, each in self._tasks.items() if name in stock}
 
@@ -173,6 +279,7 @@ class MultiTaskModel(HardSharing):
         """Train as ``keras.Model.fit`` does, and tell the weighting where an epoch ends.
 
         It hears of the end before the callbacks do, so what they save is what the next epoch needs.
+        Of these, :class:`~mtl_tutorial.keras.Scores` come first, so that others can monitor them.
         """
         end = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda epoch, logs: self.weighting.end_epoch()
@@ -180,7 +287,8 @@ class MultiTaskModel(HardSharing):
         if isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = keras.callbacks.CallbackList([end, callbacks], model=self)
         elif callbacks is not None:
-            callbacks = [end, *keras.tree.flatten(callbacks)]
+            given = keras.tree.flatten(callbacks)
+            callbacks = [end, *sorted(given, key=lambda each: not isinstance(each, Scores))]
         return super().fit(*args, callbacks=callbacks or [end], **kwargs)
 
     def compute_loss(
@@ -191,61 +299,65 @@ class MultiTaskModel(HardSharing):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """Plain sum of the losses and penalties.
+        """Plain sum of the losses and penalties, without ``extra_loss``.
 
         The losses shown by ``fit`` for each task are unweighted, as in Keras: means over the rows of
         the batches that have a label of the task, NaN if none has. Its ``loss`` is the weighted sum
         in training, unless the weights act on the trunk alone, and the plain sum in validation.
         """
         losses = self._task_losses(y, y_pred, sample_weight)
-        self._show(losses, self._present(y), y_pred)
+        self._show(losses, self._present(y, sample_weight), y_pred)
         return tf.add_n([*losses, *self._penalties()])
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Update and give all metrics, those of ``compile`` from the rows that have a label."""
-        y, y_pred = _per_head("target", y, self.heads), dict(y_pred)
+        y, y_pred = _per_head("target", y, self._names), dict(y_pred)
+        weights = _row_weights(sample_weight, self._names)
         for name, loss in self._masked.items():
-            y[name], y_pred[name] = loss.labelled(y[name], y_pred[name])
-        if sample_weight is not None:
-            sample_weight = _row_weights(sample_weight, self.heads)
-        return super().compute_metrics(x, y, y_pred, sample_weight)
+            own = y[name], y_pred[name], weights[name]
+            y[name], y_pred[name], weights[name] = loss.labelled(*own)
+        return super().compute_metrics(x, y, y_pred, None if sample_weight is None else weights)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Take one step on a batch, with the weights that the weighting gives; for ``fit``.
 
         A task without any label in the batch is absent: the weighting is not asked about it.
         """
-        if isinstance(self.weighting, Equal):
+        extra = getattr(self.wrapped, "extra_loss", None)
+        if isinstance(self.weighting, Equal) and extra is None:
             return dict(super().train_step(data))  # nothing to ask
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if not self.built:  # the layers are called one by one below, the model is not
+        if not self.built:
             self(keras.tree.map_structure(lambda v: keras.KerasTensor(v.shape, v.dtype), x))
+        needs_gramian = self.weighting.needs_gramian
+        ends = _Ends()
         with tf.GradientTape(persistent=True) as tape:
-            features = self.trunk(x, training=True)
-            with tf.GradientTape(persistent=True) as head_tape:
-                head_tape.watch(features)
-                outputs = {n: head(features, training=True) for n, head in self.heads.items()}
-                losses = self._task_losses(y, outputs, sample_weight)
+            cuts = needs_gramian and self.gramian == "features"
+            outputs = self(x, training=True, cut=ends.cut(tape) if cuts else ends.keep)
+            losses = self._task_losses(y, outputs, sample_weight)
             penalties = self._penalties()
-        present = self._present(y)
+            if extra is not None:
+                more = extra(ends.features, _per_head("target", y, self._names))
+                penalties.append(tf.cast(more, losses[0].dtype))
+        present = self._present(y, sample_weight)
 
+        variables = self.trainable_variables
         scale = self.optimizer.scale_loss(tf.ones((), losses[0].dtype))  # 1, but in mixed precision
-        if self.weighting.needs_gramian:
-            weights, gradients = self._cut(
-                tape, head_tape, features, losses=losses, present=present, scale=scale
-            )
+        if needs_gramian:
+            step = self._by_features if cuts else self._by_parameters
+            weights, gradients = step(tape, ends, losses=losses, present=present, scale=scale)
             total = tf.add_n([*losses, *penalties])
         else:
             weights = self._task_weights(losses, present)
-            each = tf.unstack(scale * weights)
-            gradients = tape.gradient(losses, self.trainable_variables, each)
+            gradients = tape.gradient(losses, variables, tf.unstack(scale * weights))
             total = tf.add_n([tf.tensordot(weights, tf.stack(losses), 1), *penalties])
         if penalties:
             each = [scale] * len(penalties)
-            theirs = tape.gradient(penalties, self.trainable_variables, each)
-            gradients = list(map(_sum, zip(gradients, theirs, strict=True)))
+            at_cut, own = _split(tape.gradient(penalties, [*ends.after, *variables], each), ends)
+            parts = gradients, own, ends.pull(tape, at_cut, variables)
+            gradients = list(map(_sum, zip(*parts, strict=True)))
         with tf.control_dependencies([weights]):  # where no weights can be given, nothing changes
-            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
         if self.weighting.needs_observe:
             after = self._task_losses(y, self(x, training=False), sample_weight)
@@ -257,10 +369,10 @@ class MultiTaskModel(HardSharing):
 
     def _task_losses(self, y: Any, outputs: Mapping[str, Any], sample_weight: Any) -> list[Any]:
         """Give the loss of each task, a scalar."""
-        y, weights = _per_head("target", y, self.heads), _row_weights(sample_weight, self.heads)
+        y, weights = _per_head("target", y, self._names), _row_weights(sample_weight, self._names)
         losses = {
-            name: loss(None, y[name], outputs[name], weights[name])
-            for name, loss in self._loss_of.items()
+            name: self._loss_of[name](None, y[name], outputs[name], weights[name])
+            for name in self._names
         }
         shapes = {name: loss.shape for name, loss in losses.items()}
         if len({shape.rank for shape in shapes.values()}) > 1:
@@ -270,11 +382,13 @@ class MultiTaskModel(HardSharing):
             )
         return [tf.reduce_sum(loss) for loss in losses.values()]
 
-    def _present(self, y: Any) -> list[Any]:
+    def _present(self, y: Any, sample_weight: Any) -> list[Any]:
         """Give whether each task has a label in the batch."""
-        y = _per_head("target", y, self.heads)
-        tasks = self._tasks
-        return [tasks[name].any_label(y[name]) if name in tasks else True for name in self.heads]
+        y, weights = _per_head("target", y, self._names), _row_weights(sample_weight, self._names)
+        return [
+            self._tasks[name].any_label(y[name], weights[name]) if name in self._tasks else True
+            for name in self._names
+        ]
 
     def _penalties(self) -> list[Any]:
         """Give what layers add to the loss, each a scalar."""
@@ -284,9 +398,10 @@ class MultiTaskModel(HardSharing):
         self, losses: Sequence[Any], present: Sequence[Any], outputs: Mapping[str, Any]
     ) -> None:
         """Count a batch in the losses that ``fit`` shows."""
-        for mean, name, loss, here in zip(self._means, self.heads, losses, present, strict=False):
-            rows = tf.shape(outputs[name])[0]
-            mean.update_state(loss, sample_weight=tf.where(here, rows, 0))
+        for name, loss, here in zip(self._names, losses, present, strict=True):
+            if name in self._shown.losses:
+                rows = tf.where(here, tf.shape(outputs[name])[0], 0)
+                self._shown.losses[name].update_state(loss, sample_weight=rows)
 
     def _task_weights(self, losses: Sequence[Any], present: Sequence[Any], *gramian: Any) -> Any:
         """Ask the weighting, in NumPy; shape (T,)."""
@@ -308,58 +423,96 @@ class MultiTaskModel(HardSharing):
             overflow = not np.isfinite(gramian[np.ix_(present, present)]).all()
             if overflow and np.isfinite(losses[present]).all():
                 return np.full_like(losses, np.nan)
-        return self.weighting(losses, gramian, present, list(self.heads)).astype(losses.dtype)
+        return self.weighting(losses, gramian, present, self._names).astype(losses.dtype)
 
-    def _cut(
-        self,
-        tape: tf.GradientTape,
-        head_tape: tf.GradientTape,
-        features: Any,
-        *,
-        losses: Sequence[Any],
-        present: Sequence[Any],
-        scale: Any,
-    ) -> tuple[Any, list[Any]]:
-        """Backward from each loss to the features, then through the trunk; see the class."""
-        variables, shared = self.trainable_variables, self.trunk.trainable_variables
+    def _shared(self) -> list[keras.Variable]:
+        """Give the shared parameters, or say that there are none to weight."""
+        shared, trained = self.shared_parameters(), {id(v) for v in self.trainable_variables}
         if not shared:
             raise ValueError(
-                "the trunk is frozen: no task gradients meet there, none can be weighted"
+                f"{type(self.wrapped).__name__} shares no parameter that is trained (a trunk may be "
+                f"frozen): no task gradients meet there, {type(self.weighting).__name__} has none to "
+                "weight; use a loss-based weighting, such as Static or UW"
             )
-        found = [head_tape.gradient(loss, [features, *variables], scale) for loss in losses]
-        for name, (cotangent, *_) in zip(self.heads, found, strict=True):
-            if cotangent is None:
-                raise ValueError(f"the loss of {name!r} does not depend on the features")
-        cotangents, *by_variable = zip(*found, strict=True)
-        of_heads = {id(v): g for v, g in zip(variables, by_variable, strict=True)}
-        past = [of_heads.pop(id(v)) for v in shared]  # how heads use the trunk's own parameters
-        if self.gramian == "features":
-            for variable, by_task in zip(shared, past, strict=True):
-                if any(g is not None for g in by_task):
+        for variable in shared:
+            if id(variable) not in trained:
+                raise ValueError(
+                    f"shared_parameters gives {variable.path!r}, which is none of the trainable "
+                    "variables of the model: keep its layer as an attribute"
+                )
+        return shared
+
+    def _by_parameters(
+        self, tape: tf.GradientTape, ends: "_Ends", *, losses: Any, present: Any, scale: Any
+    ) -> tuple[Any, list[Any]]:
+        """Backward from each loss to all variables; see the class."""
+        variables, shared = self.trainable_variables, self._shared()
+        found = [tape.gradient(loss, variables, scale) for loss in losses]
+        by_task = {id(v): g for v, g in zip(variables, zip(*found, strict=True), strict=True)}
+        ways = zip(*(by_task[id(v)] for v in shared), strict=True)
+        for name, own in zip(self._names, ways, strict=True):
+            if all(gradient is None for gradient in own):
+                raise ValueError(
+                    f"the loss of {name!r} does not depend on the features, nor on any other shared "
+                    "parameter"
+                )
+        rows = {id(v): _stacked(by_task[id(v)], v) for v in shared}
+        weights = self._task_weights(losses, present, _gramian(rows.values()) / scale**2)
+        return weights, [
+            _combined(weights, rows[id(v)])
+            if id(v) in rows
+            else self._of_heads(weights, by_task[id(v)])
+            for v in variables
+        ]
+
+    def _by_features(
+        self, tape: tf.GradientTape, ends: "_Ends", *, losses: Any, present: Any, scale: Any
+    ) -> tuple[Any, list[Any]]:
+        """Backward from each loss to the features, then to the shared parameters; see the class."""
+        variables, shared = self.trainable_variables, self._shared()
+        sources = [*ends.after, *variables]
+        found = [_split(tape.gradient(loss, sources, scale), ends) for loss in losses]
+        for name, (own, past) in zip(self._names, found, strict=True):
+            for variable, gradient in zip(variables, past, strict=True):
+                if gradient is not None and any(variable is each for each in shared):
                     raise ValueError(
-                        f"a head uses {variable.path!r}, a parameter of the trunk, past the features: "
-                        "their Gramian says nothing of it; use gramian='parameters'"
+                        f"a head uses {variable.path!r}, a shared parameter, past the features: their "
+                        "Gramian says nothing of it; use gramian='parameters'"
                     )
-            rows = [tf.cast(tf.stack(cotangents), scale.dtype)]
-        else:
-            each = [_vector_jacobian(tape, features, shared, c) for c in cotangents]
-            rows = [
-                tf.stack([_sum(both) for both in zip(through, direct, strict=True)])
-                for through, direct in zip(zip(*each, strict=True), past, strict=True)
-            ]
+            if all(cotangent is None for cotangent in own):
+                raise ValueError(f"the loss of {name!r} does not depend on the features")
+        cotangents = list(zip(*(own for own, _ in found), strict=True))  # by feature, by task
+        rows = [
+            tf.cast(_stacked(by_task, z), scale.dtype)
+            for z, by_task in zip(ends.after, cotangents, strict=True)
+        ]
         weights = self._task_weights(losses, present, _gramian(rows) / scale**2)
 
-        combined = [tf.tensordot(tf.cast(weights, block.dtype), block, 1) for block in rows]
-        if self.gramian == "features":
-            cotangent = tf.cast(combined[0], features.dtype)
-            combined = _vector_jacobian(tape, features, shared, cotangent)
-        of_trunk = {id(v): g for v, g in zip(shared, combined, strict=True)}
-        if self.weighting.weights_heads:
-            weighted = head_tape.gradient(losses, variables, tf.unstack(scale * weights))
-            of_heads = {id(v): (g,) for v, g in zip(variables, weighted, strict=True)}
-        return weights, [
-            of_trunk[id(v)] if id(v) in of_trunk else _sum(of_heads[id(v)]) for v in variables
+        weighted = [
+            tf.cast(_combined(weights, r), z.dtype) for r, z in zip(rows, ends.after, strict=True)
         ]
+        through = ends.pull(tape, weighted, variables)
+        plain = through
+        others = [
+            g is not None and all(v is not s for s in shared)
+            for v, g in zip(variables, through, strict=True)
+        ]
+        if any(others) and not self.weighting.weights_heads:  # they get the plain sum of the tasks
+            plain = ends.pull(tape, list(map(_sum, cotangents)), variables)
+        direct = zip(*(past for _, past in found), strict=True)
+        return weights, [
+            _sum([p if other else t, self._of_heads(weights, own)])
+            for p, t, other, own in zip(plain, through, others, direct, strict=True)
+        ]
+
+    def _of_heads(self, weights: Any, by_task: Sequence[Any]) -> Any:
+        """Add the tasks' gradients of a parameter that is not shared."""
+        if self.weighting.weights_heads:
+            each = zip(tf.unstack(weights), by_task, strict=True)
+            by_task = [
+                g if g is None else tf.cast(w, g.dtype) * tf.convert_to_tensor(g) for w, g in each
+            ]
+        return _sum(by_task)
 
     def save_own_variables(self, store: Any) -> None:
         """Add what the weighting remembers to the weights, in every way of saving them."""
@@ -367,8 +520,21 @@ class MultiTaskModel(HardSharing):
         state = self.weighting.state_dict()
         if state:
             method = type(bare(self.weighting)).__name__
-            note = {"method": method, "tasks": [*self.heads], "state": state}
+            note = {"method": method, "tasks": self._names, "state": state}
             store["weighting"] = np.frombuffer(json.dumps(note).encode(), np.uint8)
+
+    def load_weights(self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any) -> None:
+        """Load as ``keras.Model.load_weights`` does, after a look at the weighting's state.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`load_own_variables` says; of a ``.weights.h5`` file nothing has been loaded then.
+        """
+        if not skip_mismatch and str(filepath).endswith(".h5") and Path(filepath).is_file():
+            with h5py.File(filepath) as file:
+                self._check_state(file.get("vars/weighting"))
+        super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
 
     def load_own_variables(self, store: Any) -> None:
         """Let the weighting go on from what it remembered when the weights were saved.
@@ -383,10 +549,16 @@ class MultiTaskModel(HardSharing):
         saved = dict(store)
         text = saved.pop("weighting", None)
         super().load_own_variables(saved)
+        state = self._check_state(text)
+        if state:
+            self.weighting.load_state_dict(state)
+
+    def _check_state(self, text: Any) -> Any:
+        """Give the state of the weighting that a file holds, or say that it is another's."""
         if text is None and not self.weighting.state_dict():
-            return
+            return {}
         note = {} if text is None else json.loads(bytes(np.asarray(text)))
-        method, tasks = type(bare(self.weighting)).__name__, [*self.heads]
+        method, tasks = type(bare(self.weighting)).__name__, self._names
         if (note.get("method"), note.get("tasks")) != (method, tasks):
             held = "{method} for the tasks {tasks}".format(**note) if note else "no weighting"
             raise ValueError(
@@ -394,14 +566,14 @@ class MultiTaskModel(HardSharing):
                 f"tasks {tasks}. To load the layers alone and start the weighting anew, call "
                 "load_weights(path, skip_mismatch=True)"
             )
-        self.weighting.load_state_dict(note["state"])
+        return note["state"]
 
     def get_config(self) -> dict[str, Any]:
-        """Trunk, heads and the settings of the weighting, for ``save``; what is recorded is left out."""
-        method = bare(self.weighting)
-        settings = keras.saving.serialize_keras_object(asdict(method))
-        weighting = {"name": type(method).__name__, "settings": settings}
-        return super().get_config() | {"weighting": weighting, "gramian": self.gramian}
+        """Model, and the settings of the weighting, for ``save``; what is recorded is left out."""
+        serialize, method = keras.saving.serialize_keras_object, bare(self.weighting)
+        weighting = {"name": type(method).__name__, "settings": serialize(asdict(method))}
+        own = {"model": serialize(self.wrapped), "weighting": weighting, "gramian": self.gramian}
+        return dict(super().get_config()) | own
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "MultiTaskModel":
@@ -409,7 +581,7 @@ class MultiTaskModel(HardSharing):
 
         A weighting of your own is found in ``keras.saving.custom_object_scope``.
         """
-        saved = config["weighting"]
+        saved, load = config["weighting"], keras.saving.deserialize_keras_object
         found = keras.saving.get_registered_object(saved["name"])
         found = found or getattr(mtl_tutorial.weighting, saved["name"], None)
         if found is None:
@@ -417,8 +589,62 @@ class MultiTaskModel(HardSharing):
                 f"no weighting named {saved['name']!r} is known; load the model inside "
                 f"keras.saving.custom_object_scope({{{saved['name']!r}: {saved['name']}}})"
             )
-        weighting = found(**keras.saving.deserialize_keras_object(saved["settings"]))
-        return super().from_config(config | {"weighting": weighting})
+        with quiet_build():
+            model = load(config["model"])
+        return cls(**config | {"model": model, "weighting": found(**load(saved["settings"]))})
+
+
+class _Ends:
+    """The features where a step may be cut: as they leave ``encode``, and as ``decode`` gets them."""
+
+    def __init__(self) -> None:
+        self.features: Any = None
+        self.before: list[Any] = []
+        self.after: list[Any] = []
+
+    def keep(self, features: Any) -> Any:
+        """Look at the features, and leave them as they are."""
+        self.features = features
+        return features
+
+    def cut(self, tape: tf.GradientTape) -> Callable[[Any], Any]:
+        """Give what hands on copies through which no gradient passes by itself."""
+
+        def copied(value: Any) -> Any:
+            if not (tf.is_tensor(value) and value.dtype.is_floating):
+                return value
+            copy = tf.stop_gradient(value)
+            if getattr(value, "_keras_mask", None) is not None:
+                copy._keras_mask = value._keras_mask
+            tape.watch(copy)
+            self.before.append(value)
+            self.after.append(copy)
+            return copy
+
+        return lambda features: keras.tree.map_structure(copied, self.keep(features))
+
+    def pull(
+        self, tape: tf.GradientTape, cotangents: Sequence[Any], variables: Sequence[Any]
+    ) -> list[Any]:
+        """Pull gradients on the features back to the variables; None where there is none."""
+        pairs = zip(self.before, cotangents, strict=True)
+        there = [(z, cotangent) for z, cotangent in pairs if cotangent is not None]
+        if not there:
+            return [None] * len(variables)
+        return list(tape.gradient([z for z, _ in there], variables, [c for _, c in there]))
+
+
+def _split(gradients: Sequence[Any], ends: _Ends) -> tuple[list[Any], list[Any]]:
+    """Tell gradients on the features from those on variables."""
+    return list(gradients[: len(ends.after)]), list(gradients[len(ends.after) :])
+
+
+def _call(method: Callable[..., Any], *args: Any, training: bool | None, **kwargs: Any) -> Any:
+    """Call a method with ``training``, if it takes that."""
+    takes = inspect.signature(method).parameters.values()
+    if any(each.name == "training" or each.kind is each.VAR_KEYWORD for each in takes):
+        kwargs["training"] = training
+    return method(*args, **kwargs)
 
 
 def _as_in_keras(loss: Any) -> Callable[..., Any]:
@@ -431,40 +657,41 @@ def _as_in_keras(loss: Any) -> Callable[..., Any]:
     return model.compute_loss  # type: ignore[no-any-return]
 
 
-def _per_head(what: str, given: Any, heads: Mapping[str, Any]) -> dict[str, Any]:
+def _per_head(what: str, given: Any, names: Sequence[str]) -> dict[str, Any]:
     """One value a head, given by name, in the heads' order, or as it is where there is one head."""
-    names = list(heads)
     if isinstance(given, list | tuple) and len(given) == len(names):
         given = dict(zip(names, given, strict=True))
     elif len(names) == 1 and given is not None and not isinstance(given, Mapping | list | tuple):
         given = {names[0]: given}
     found = given if isinstance(given, Mapping) else {}
     missing = [name for name in names if found.get(name) is None]
-    surplus = [name for name in found if name not in heads]
-    if missing or surplus:
+    surplus = [name for name in found if name not in names]
+    if missing or surplus or not names:
         raise ValueError(
-            f"there must be one {what} for each of {names}, as a dict or in this order; "
+            f"there must be one {what} for each of {names or 'the tasks'}, as a dict or in this order; "
             f"missing: {missing or 'none'}, without a head: {surplus or 'none'}"
         )
     return {name: found[name] for name in names}
 
 
-def _row_weights(given: Any, heads: Mapping[str, Any]) -> dict[str, Any]:
+def _row_weights(given: Any, names: Sequence[str]) -> dict[str, Any]:
     """Give the sample weights of each head; None for none."""
     if given is None or not isinstance(given, Mapping | list | tuple):
-        return dict.fromkeys(heads, given)
-    return _per_head("sample_weight", given, heads)
+        return dict.fromkeys(names, given)
+    return _per_head("sample_weight", given, names)
 
 
-def _vector_jacobian(
-    tape: tf.GradientTape, output: Any, inputs: Sequence[Any], cotangent: Any
-) -> list[Any]:
-    """Pull a cotangent back to the inputs; zeros for an input that plays no part."""
-    found = zip(inputs, tape.gradient(output, inputs, cotangent), strict=True)
-    return [tf.zeros(x.shape, x.dtype) if g is None else g for x, g in found]
+def _stacked(gradients: Sequence[Any], like: Any) -> Any:
+    """Stack the gradients of the tasks, with zeros for those that have none; shape (T, ...)."""
+    return tf.stack([tf.zeros_like(like) if g is None else g for g in gradients])
 
 
-def _gramian(rows: Sequence[Any]) -> Any:
+def _combined(weights: Any, rows: Any) -> Any:
+    """Weighted sum of the tasks' rows."""
+    return tf.tensordot(tf.cast(weights, rows.dtype), rows, 1)
+
+
+def _gramian(rows: Iterable[Any]) -> Any:
     """Inner products of all pairs of rows, block by block; shape (T, T)."""
     flat = [tf.reshape(block, [block.shape[0], -1]) for block in rows]
     return tf.add_n([tf.matmul(block, block, transpose_b=True) for block in flat])

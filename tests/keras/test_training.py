@@ -408,7 +408,9 @@ def test_a_frozen_trunk_has_nothing_to_weight() -> None:
     model = build(Fixed())
     model.trunk.trainable = False
     model.compile("sgd", task_losses(TASKS))
-    with pytest.raises(ValueError, match="the trunk is frozen"):
+    with pytest.raises(
+        ValueError, match=r"HardSharing shares no parameter .* Fixed has none to weight"
+    ):
         train(model)
 
 
@@ -448,10 +450,26 @@ def test_a_weighting_is_an_object() -> None:
         build(UPGrad)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("weighting", [Equal(), Static([1.0])], ids=["Equal", "Static"])
-def test_sample_weights_of_task_losses_are_refused(weighting: Weighting) -> None:
-    with pytest.raises(ValueError, match="mark rows to skip as missing"):
-        build(weighting).fit(INPUTS, TARGETS, sample_weight=np.ones(ROWS), verbose=0)
+def test_a_row_of_weight_0_has_no_label() -> None:
+    """Losses, the weighting's view of who is absent, the metrics that are weighted."""
+    hidden = np.arange(ROWS) % 3 == 0
+    weights = {"size": 1.0 - hidden, "kind": np.zeros(ROWS), "big": np.ones(ROWS)}
+    without = {
+        "size": np.where(hidden, np.nan, TARGETS["size"]).astype("float32"),
+        "kind": np.full(ROWS, -1),
+        "big": TARGETS["big"],
+    }
+    Recorder.seen.clear()
+    shown = []
+    for targets, given in ((TARGETS, weights), (without, None)):
+        model = build(
+            Recorder(), weighted_metrics={"size": task_metrics(TASKS)["size"], "kind": []}
+        )
+        shown.append(model.train_on_batch(INPUTS, targets, given, return_dict=True))
+        shown.append({"w": model.get_weights()[0].sum()})
+    assert Recorder.seen == [[True, False, True]] * 2
+    assert shown[0] == pytest.approx(shown[2], rel=1e-5, nan_ok=True)
+    assert shown[1] == pytest.approx(shown[3], rel=1e-5)
 
 
 every_path = pytest.mark.parametrize(
@@ -631,7 +649,7 @@ def test_a_head_that_uses_parameters_of_the_trunk(kind: type[Fixed], gramian: Wh
     settings: dict[str, Any] = {"optimizer": keras.optimizers.SGD(1.0), "run_eagerly": True}
     model = build(weighting, trunk, heads, gramian, **settings)
     if gramian == "features":
-        with pytest.raises(ValueError, match=r"a head uses '.*kernel', a parameter of the trunk"):
+        with pytest.raises(ValueError, match=r"a head uses '.*kernel', a shared parameter, past"):
             model.train_on_batch(INPUTS, TARGETS)
         return
     before = model.get_weights()
@@ -742,8 +760,10 @@ def test_the_state_of_another_weighting_is_refused_by_name(tmp_path: Path) -> No
         (reversed_heads, "UW", r"tasks \['size', 'kind', 'big'\], but .*\['big', 'kind', 'size'\]"),
     ]:
         path = tmp_path / f"{file}.weights.h5"
+        before = model.get_weights()
         with pytest.raises(ValueError, match=complaint + r".*skip_mismatch=True\)"):
             model.load_weights(path)
+        assert all(map(np.array_equal, before, model.get_weights()))
         with pytest.warns(UserWarning, match=complaint):
             model.load_weights(path, skip_mismatch=True)
     plain = HardSharing(models[Equal].trunk, models[Equal].heads)

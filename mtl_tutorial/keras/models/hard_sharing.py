@@ -1,7 +1,8 @@
 """Hard parameter sharing: one trunk for all tasks, one head for each."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -66,34 +67,35 @@ def _check(inputs: Any) -> None:
             check_inputs(part)
 
 
-@keras.saving.register_keras_serializable("mtl_tutorial")
-class HardSharing(keras.Model):  # type: ignore[misc]  # Keras has no types
-    """One trunk shared by all tasks, one head a task (Caruana, 1997).
+@contextmanager
+def quiet_build() -> Iterator[None]:
+    """Let Keras not warn of layers without ``build()``: ours calls them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`build\(\)` was called on layer", UserWarning)
+        yield
 
-    Parameters
-    ----------
-    trunk : keras.Layer
-        From inputs to features, shape (N, F).
-    heads : mapping from task name to keras.Layer
-        From features to the task's outputs, shape (N, task.outputs).
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mtl_tutorial.tasks import Binary, Classification
-    >>> tasks = [Classification("digit", classes=10), Binary("gt5")]
-    >>> model = HardSharing(mlp(784, 512, 256), linear_heads(tasks))
-    >>> {name: tuple(out.shape) for name, out in model(np.zeros((3, 28, 28))).items()}
-    {'digit': (3, 10), 'gt5': (3, 1)}
+class EncodeDecode(keras.Model):  # type: ignore[misc]  # Keras has no types
+    """How a model that has ``encode`` and ``decode`` is called, built and fed.
+
+    ``encode(inputs, training=None)`` gives the features, a tensor or several in a list, a tuple or a
+    dict; ``decode(features, tasks=None, training=None)`` the outputs of the tasks named, or of all,
+    by task name.
     """
 
-    def __init__(self, trunk: keras.Layer, heads: Mapping[str, keras.Layer], **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not heads:
-            raise ValueError("a model needs at least one head")
-        self.trunk = trunk
-        self.heads = dict(heads)
         self._dtypes: list[str] = []  # of the inputs
+
+    def encode(self, inputs: Any, training: bool | None = None) -> Any:
+        """Give the features."""
+        raise NotImplementedError
+
+    def decode(
+        self, features: Any, tasks: Sequence[str] | None = None, training: bool | None = None
+    ) -> dict[str, Any]:
+        """Give the outputs of the tasks named, of all if none is."""
+        raise NotImplementedError
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Give the outputs of every head; the first call creates the weights."""
@@ -103,11 +105,11 @@ class HardSharing(keras.Model):  # type: ignore[misc]  # Keras has no types
             self._dtypes = [keras.backend.standardize_dtype(each) for each in types]
         return super().__call__(inputs, *args, **kwargs)
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: Any) -> None:
         """Create the weights, for numbers of this shape (None stands for the rows).
 
-        Trunk and heads are called once, without data: a layer of one's own, which makes its weights
-        where it is first called, needs no ``build``.
+        All layers are called once, without data: a layer of one's own, which makes its weights where
+        it is first called, needs no ``build``.
         """
         dtypes = iter(self._dtypes)
 
@@ -128,8 +130,7 @@ class HardSharing(keras.Model):  # type: ignore[misc]  # Keras has no types
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
         """Give the outputs of every head, by task name."""
-        features = self.trunk(inputs, training=training)
-        return {name: head(features, training=training) for name, head in self.heads.items()}
+        return self.decode(self.encode(inputs, training=training), training=training)
 
     def fit(
         self, x: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any
@@ -149,6 +150,50 @@ class HardSharing(keras.Model):  # type: ignore[misc]  # Keras has no types
         outputs: dict[str, np.ndarray] = super().predict(x, *args, **kwargs)
         return outputs
 
+
+@keras.saving.register_keras_serializable("mtl_tutorial")
+class HardSharing(EncodeDecode):
+    """One trunk shared by all tasks, one head a task (Caruana, 1997).
+
+    Parameters
+    ----------
+    trunk : keras.Layer
+        From inputs to features, shape (N, F), or several.
+    heads : mapping from task name to keras.Layer
+        From features to the task's outputs, shape (N, task.outputs), or (N, ..., task.outputs).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mtl_tutorial.tasks import Binary, Classification
+    >>> tasks = [Classification("digit", classes=10), Binary("gt5")]
+    >>> model = HardSharing(mlp(784, 512, 256), linear_heads(tasks))
+    >>> {name: tuple(out.shape) for name, out in model(np.zeros((3, 28, 28))).items()}
+    {'digit': (3, 10), 'gt5': (3, 1)}
+    """
+
+    def __init__(self, trunk: keras.Layer, heads: Mapping[str, keras.Layer], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not heads:
+            raise ValueError("a model needs at least one head")
+        self.trunk = trunk
+        self.heads = dict(heads)
+
+    def encode(self, inputs: Any, training: bool | None = None) -> Any:
+        """Give the features, the output of the trunk."""
+        return self.trunk(inputs, training=training)
+
+    def decode(
+        self, features: Any, tasks: Sequence[str] | None = None, training: bool | None = None
+    ) -> dict[str, Any]:
+        """Give the outputs of the tasks named, of all if none is; other heads do not run."""
+        names = self.heads if tasks is None else tasks
+        return {name: self.heads[name](features, training=training) for name in names}
+
+    def shared_parameters(self) -> list[keras.Variable]:
+        """Give the trainable variables of the trunk."""
+        return list(self.trunk.trainable_variables)
+
     def get_config(self) -> dict[str, Any]:
         """Trunk and heads, for ``save``."""
         serialize = keras.saving.serialize_keras_object
@@ -162,7 +207,6 @@ class HardSharing(keras.Model):  # type: ignore[misc]  # Keras has no types
     def from_config(cls, config: dict[str, Any]) -> "HardSharing":
         """Build the model from :meth:`get_config`, for ``load_model``."""
         load = keras.saving.deserialize_keras_object
-        with warnings.catch_warnings():  # of layers without build(): ours calls them
-            warnings.filterwarnings("ignore", r"`build\(\)` was called on layer", UserWarning)
+        with quiet_build():
             heads = {name: load(head) for name, head in config["heads"].items()}
             return cls(**config | {"trunk": load(config["trunk"]), "heads": heads})
