@@ -36,7 +36,7 @@ class Pictures:
     test: Split
 
 
-def make(pictures: int = 700, side: int = 32, seed: int = 0) -> Pictures:
+def make(pictures: int = 640, side: int = 32, seed: int = 0) -> Pictures:
     """Make pictures, shape (N, side, side, 3), with a kind and a depth for each pixel.
 
     Seven tenths are to train on, one tenth to choose by, two tenths to report.

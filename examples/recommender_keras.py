@@ -106,7 +106,7 @@ def with_library(log: Log, epochs: int, weighting) -> MultiTaskModel:
     return model
 
 
-def main(users: int = 2000, epochs: int = 4) -> dict[str, dict[str, float]]:
+def main(users: int = 1920, epochs: int = 4) -> dict[str, dict[str, float]]:
     """Train in three ways, print the metrics of the test rows, and give them."""
     log = make(users)
     columns = {"logistic regression": linear_scores(log)}

@@ -55,7 +55,7 @@ class Sentences:
     words: list[str]
 
 
-def make(sentences: int = 4000, seed: int = 0) -> Sentences:
+def make(sentences: int = 4096, seed: int = 0) -> Sentences:
     """Make sentences: half of them to train on, an eighth to choose by, the rest to report."""
     draw = np.random.default_rng(seed)
     texts, tags, moods = [], np.full((sentences, LENGTH), -1), np.full(sentences, -1)

@@ -103,7 +103,7 @@ def with_library(data: Sentences, epochs: int, weighting) -> Transformer:
     return model
 
 
-def main(sentences: int = 4000, epochs: int = 8) -> dict[str, dict[str, float]]:
+def main(sentences: int = 4096, epochs: int = 8) -> dict[str, dict[str, float]]:
     """Train in three ways, print the metrics of the test sentences, and give them."""
     data = make(sentences)
     columns = {"tag table, bag of words": simple_scores(data)}
