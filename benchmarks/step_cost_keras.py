@@ -2,12 +2,13 @@
 
 ``plain`` is a functional ``keras.Model`` compiled with ``loss={...}``; ``limit`` is what nobody can
 leave out who wants the task gradients on the trunk's parameters: forward, one backward pass through
-each head, T through the trunk, and the optimizer, nothing stacked, multiplied or summed. The others are
-the library with ``Equal``, with a loss-based weighting (UW, FAMO), with the exact Gramian (UPGrad,
-MGDA; ``exact``, the mean of the gradients, so that no solver is timed) and with the Gramian of the
-features. An MLP 784-512-256 and a small CNN, batches of 128, tasks of ten classes and of one output in
-turn, SGD, steps in graph mode on one and the same batch. One thread, interleaved repetitions, medians
-of CPU time; in brackets the ratio to ``plain``, in the last column that of ``exact`` to ``limit``.
+each head, T through the trunk, their sum (TensorFlow computes nothing that is not used) and the
+optimizer. The others are the library with ``Equal``, with a loss-based weighting (UW, FAMO), with the
+exact Gramian (UPGrad, MGDA; ``exact``, the mean of the gradients, so that no solver is timed) and with
+the Gramian of the features. An MLP 784-512-256 and a small CNN, batches of 128, tasks of ten classes
+and of one output in turn, SGD, steps in graph mode on one and the same batch. One thread, interleaved
+repetitions, medians of CPU time; in brackets the ratio to ``plain``, in the last column that of
+``exact`` to ``limit``.
 """
 
 import os
@@ -53,12 +54,17 @@ def plain(trunk: keras.Layer, tasks: list[Task]) -> keras.Model:
 
 
 class Limit(keras.Model):  # type: ignore[misc]  # Keras ships no types
-    """The passes of an exact step and the optimizer, with the last task's gradient on the trunk."""
+    """The passes of an exact step, the sum of the gradients, and the optimizer."""
 
     def __init__(self, trunk: keras.Layer, tasks: list[Task]) -> None:
         """Put the layers together."""
         super().__init__()
         self.trunk, self.heads = trunk, linear_heads(tasks)
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """Draw the parameters."""
+        self.call(keras.Input(shape[1:]))
+        self.built = True
 
     def call(self, inputs: Any) -> dict[str, Any]:
         """Give the outputs of all heads."""
@@ -81,9 +87,9 @@ class Limit(keras.Model):  # type: ignore[misc]  # Keras ships no types
             cotangent, *gradients = head_tape.gradient(loss, [features, *own])
             steps.extend(zip(gradients, own, strict=True))
             passes.append(tape.gradient(features, shared, cotangent))
-        with tf.control_dependencies([g for rows in passes for g in rows]):  # or they are cut away
-            self.optimizer.apply_gradients([*zip(passes[-1], shared, strict=True), *steps])
-        return {}
+        total = list(map(tf.add_n, zip(*passes, strict=True)))  # what is not used is not computed
+        self.optimizer.apply_gradients([*zip(total, shared, strict=True), *steps])
+        return {"loss": tf.add_n([*losses.values()])}
 
 
 class Mean(Weighting):
