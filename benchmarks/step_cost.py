@@ -33,7 +33,7 @@ import statistics
 import sys
 import time
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any, ClassVar
 
@@ -48,8 +48,8 @@ from torch.profiler import ProfilerActivity, profile
 from mtl_tutorial.pytorch import mtl_backward
 from mtl_tutorial.weighting import Weighting
 
-BATCH, FEATURES, WARM_UP = 128, 256, 2
-ROUNDS, SECONDS = (7, 40), 8.0  # fewest and most of a row, and CPU time after which it ends
+BATCH, FEATURES, WARM_UP = 128, 256, 1
+ROUNDS, SECONDS = (7, 40), 5.0  # fewest and most of a row, and CPU time after which it ends
 Losses = dict[str, Tensor]
 Backward = Callable[[Losses, Tensor], object]
 Table = dict[str, dict[int, dict[str, float]]]
@@ -267,16 +267,19 @@ def least(row: dict[str, float]) -> dict[str, float]:
     return row | {"TorchJD": min(value for way, value in row.items() if "TorchJD" in way)}
 
 
-def report(what: str, table: Table, unit: float, ratios: Iterable[tuple[str, str]]) -> None:
-    """Print a table of all ways and the ratios asked for."""
-    ways = [*WAYS, *(f"{one}/{other}" for one, other in ratios)]
-    print(f"\n{what}\n{'trunk':12} {'T':>2}  " + "  ".join(ways))
-    for trunk, rows in table.items():
-        for tasks, row in rows.items():
-            cells = [f"{unit * row[way]:{len(way)}.1f}" for way in WAYS]
-            for one, other in ratios:
-                cells.append(f"{row[one] / row[other]:{len(one) + len(other) + 1}.2f}")
-            print(f"{trunk:12} {tasks:2}  " + "  ".join(cells))
+RATIOS = [("exact", "limit"), ("exact", "TorchJD"), ("features", "equal")]
+
+
+def head(what: str) -> None:
+    """Print the names of the columns."""
+    print(f"\n{what}\n{'trunk':11}  T", *WAYS, *map("/".join, RATIOS), sep="  ", flush=True)
+
+
+def line(trunk: str, tasks: int, row: dict[str, float], unit: float) -> None:
+    """Print a row of a table."""
+    cells = [f"{unit * row[way]:{len(way)}.1f}" for way in WAYS]
+    cells += [f"{row[a] / row[b]:{len(a) + len(b) + 1}.2f}" for a, b in RATIOS]
+    print(f"{trunk:11} {tasks:2}", *cells, sep="  ", flush=True)
 
 
 def plot(times: Table, path: str) -> None:
@@ -316,6 +319,7 @@ def main() -> None:
     torch.manual_seed(0)
     times: Table = {name: {} for name in TRUNKS}
     memory: Table = {name: {} for name in TRUNKS}
+    head("ms a step")
     for name, make in TRUNKS.items():
         trunk = make()
         for tasks in (2, 4, 8, 16):
@@ -323,9 +327,11 @@ def main() -> None:
             steps = {way: step_of(way, trunk, heads) for way in WAYS}
             times[name][tasks] = least(medians(steps))
             memory[name][tasks] = least({way: peak(step) for way, step in steps.items()})
-    ratios = [("exact", "limit"), ("exact", "TorchJD"), ("features", "equal")]
-    report("ms a step", times, 1e3, ratios)
-    report("MB held by a step", memory, 1e-6, ratios)
+            line(name, tasks, times[name][tasks], 1e3)
+    head("MB held by a step")
+    for name, rows in memory.items():
+        for tasks, row in rows.items():
+            line(name, tasks, row, 1e-6)
     if arguments.plot:
         plot(times, arguments.plot)
 
