@@ -68,12 +68,14 @@ class Rows(NamedTuple):
 def factors_are_cheaper(tasks: int, weight: Tensor, inputs: Tensor) -> bool:
     """Whether the factors of a linear layer's rows cost less than the rows.
 
-    Multiplications are counted, those in float64 twice; on a GPU float64 is too slow. Where it is so,
-    N is below half the layer's inputs, so that the factors take less memory, too.
+    Multiplications are counted, those in float64 twice; on a GPU float64 is too slow. Each number of
+    a row counts as 32 more: it is written, stacked and read twice. Where the factors win, N is below
+    the layer's inputs, unless both are tiny, so that they take less memory, too.
     """
     (out, width), count = weight.shape, len(inputs)
     factors = 2 * count * (count * (width + tasks * out) + tasks**2 * out) + count * out * width
-    return inputs.device.type == "cpu" and factors < tasks * (count + tasks) * out * width
+    rows = tasks * (count + tasks + 32) * out * width
+    return inputs.device.type == "cpu" and factors < rows
 
 
 def task_gradients(
