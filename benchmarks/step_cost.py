@@ -289,7 +289,7 @@ def plot(times: Table, path: str) -> None:
     from mtl_tutorial.plotting import COLOURS, MARKERS
 
     lines = [way for way in ("TorchJD", "exact", "features", "LibMTL") if way in times["MLP"][2]]
-    figure, axes = plt.subplots(1, len(times), figsize=(9, 3), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(times), figsize=(10, 3), sharey=True, layout="constrained")
     for ax, (trunk, rows) in zip(axes, times.items(), strict=True):
         for i, way in enumerate(lines):
             ratios = [row[way] / row["equal"] for row in rows.values()]
@@ -302,7 +302,7 @@ def plot(times: Table, path: str) -> None:
         ax.set_yticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
         ax.minorticks_off()
     axes[0].set_ylabel("time / equal weights")
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path)
 
 
