@@ -65,16 +65,17 @@ class Rows(NamedTuple):
         return total.to(self.values.dtype)
 
 
-def linear_rows(deltas: Tensor, inputs: Tensor) -> Rows:
-    """Keep the factors of a linear layer's rows where that is cheaper than forming them.
+def factors_are_cheaper(tasks: int, weight: Tensor, inputs: Tensor) -> bool:
+    """Whether the factors of a linear layer's rows cost less than the rows.
 
-    Multiplications are counted, those in float64 twice; on a GPU float64 is too slow.
+    Multiplications are counted, those in float64 twice; on a GPU float64 is too slow. Each number of
+    a row counts as 32 more: it is written, stacked and read twice. Where the factors win, N is below
+    the layer's inputs, unless both are tiny, so that they take less memory, too.
     """
-    (tasks, count, out), width = deltas.shape, inputs.shape[1]
+    (out, width), count = weight.shape, len(inputs)
     factors = 2 * count * (count * (width + tasks * out) + tasks**2 * out) + count * out * width
-    if inputs.device.type == "cpu" and factors < tasks * (count + tasks) * out * width:
-        return Rows(deltas, inputs)
-    return Rows(deltas.mT @ inputs)
+    rows = tasks * (count + tasks + 32) * out * width
+    return inputs.device.type == "cpu" and factors < rows
 
 
 def task_gradients(
@@ -85,15 +86,20 @@ def task_gradients(
 ) -> dict[Tensor, Rows]:
     """Pull each task's cotangents back to the parameters: one vector-Jacobian product a task.
 
-    A parameter that plays no part is left out. At a linear layer the product stops at the gradient
-    on its output: the weight's gradient would be half of the work, and the Gramian can be had
-    without it.
+    A parameter that plays no part is left out. At a linear layer that reads few rows the product
+    stops at the gradient on its output: the weight's gradient would be half of the work, and the
+    Gramian can be had without it. One that reads many, such as each token of a text, gets it.
     """
-    layers = linear_layers(graph)
-    nodes = list(dict.fromkeys(layers[p].node for p in parameters if p in layers))
+    tasks, wanted = len(cotangents), set(parameters)
+    layers = {p: layer for p, layer in linear_layers(graph).items() if p in wanted}
+    nodes = [  # of their weights; a weight has one
+        layer.node
+        for weight, layer in layers.items()
+        if layer.inputs is not None and factors_are_cheaper(tasks, weight, layer.inputs)
+    ]
+    layers = {p: layer for p, layer in layers.items() if layer.node in nodes}
     rest = [parameter for parameter in parameters if parameter not in layers]
     targets = [*(GradientEdge(node, 0) for node in nodes), *rest]
-    last = len(cotangents) - 1
     passes = []
     for k, own in enumerate(cotangents):
         ends = [(edge, c) for edge, c in zip(graph.edges, own, strict=True) if c is not None]
@@ -102,7 +108,7 @@ def task_gradients(
                 [edge for edge, _ in ends],
                 targets,  # type: ignore[arg-type]  # tensors and edges may be mixed
                 [cotangent for _, cotangent in ends],
-                retain_graph=retain_graph or k < last,
+                retain_graph=retain_graph or k < tasks - 1,
                 allow_unused=True,
             )
         )
@@ -118,9 +124,9 @@ def task_gradients(
         if parameter not in layers:
             rows[parameter] = Rows(values)
         elif inputs is None:
-            rows[parameter] = Rows(values.sum(dim=1).sum_to_size(len(passes), *parameter.shape))
+            rows[parameter] = Rows(values.sum(dim=1).sum_to_size(tasks, *parameter.shape))
         else:
-            rows[parameter] = linear_rows(values, inputs)
+            rows[parameter] = Rows(values, inputs)
     return rows
 
 
