@@ -1,4 +1,4 @@
-r"""Pictures of rectangles and discs: what is at each pixel, and how far away?
+r"""Pictures of rectangles and discs: what is at each pixel, and how far away it is.
 
 Each picture is rendered, so the truth is known. Objects of random colour stand before a floor that
 comes nearer towards the lower edge; the nearer hides the farther. An object at depth :math:`d` has a

@@ -1,4 +1,4 @@
-r"""A shop's log of what it showed: was it clicked, was it bought, did the user come back?
+r"""A shop's log of what it showed: clicks, purchases, and who came back.
 
 The log is made, so the truth is known. The taste :math:`p_u` of a user is that of the country plus
 one's own; an item is like its category, plus something of its own. Every user is shown one item a

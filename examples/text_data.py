@@ -1,9 +1,9 @@
-r"""Sentences from a small grammar: what is each word, and does the writer like the thing?
+r"""Sentences from a small grammar: the kind of each word, and whether the writer likes the thing.
 
 Each sentence is put together from the rules below, so the truth is known. It says something of a
 thing, perhaps not, perhaps with a second half that begins with *but*:
 
-    the/DET new/ADJ light/NOUN is/VERB not/ADV very/ADV good/ADJ ,but/CONJ i/PRON like/VERB it/PRON
+    the/DET light/NOUN is/VERB not/ADV very/ADV good/ADJ but/CONJ i/PRON do/VERB like/VERB it/PRON
 
 - *tag* of each word, one of seven. Some words are of several kinds (*light*, *sound*, *work*, *like*):
   only the words around tell. One word in ten was not tagged (-1), and so is the padding, to twelve
@@ -31,17 +31,20 @@ TASKS = [
     Binary("mood", metrics=["accuracy", "auc"]),
 ]
 WORDS = {
-    "DET": "the this that my every a".split(),
-    "NOUN": "light sound work play look phone film book lamp chair watch screen".split(),
-    "ADJ": "light sound new old small green plain heavy red young".split(),
-    "ADV": "very really so quite".split(),
-    "good": "good great fine lovely superb solid handy bright".split(),
-    "bad": "bad poor awful dull weak cheap broken slow".split(),
-    "like": "like love enjoy praise".split(),
-    "dislike": "hate regret return avoid".split(),
-    "do": "work play look sound".split(),
-    "well": "well fine superbly nicely".split(),
-    "badly": "badly poorly slow strangely".split(),
+    kind: words.split()
+    for kind, words in {
+        "DET": "the this that my every a",
+        "NOUN": "light sound work play look phone film book lamp chair watch screen",
+        "ADJ": "light sound new old small green plain heavy red young",
+        "ADV": "very really so quite",
+        "good": "good great fine lovely superb solid handy bright",
+        "bad": "bad poor awful dull weak cheap broken slow",
+        "like": "like love enjoy praise",
+        "dislike": "hate regret return avoid",
+        "do": "work play look sound",
+        "well": "well fine superbly nicely",
+        "badly": "badly poorly slow strangely",
+    }.items()
 }
 
 
