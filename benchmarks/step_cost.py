@@ -25,6 +25,10 @@ version that had ``torchvision.models.utils``: ``pip install --no-deps --target 
 ``PYTHONPATH=FOLDER``; its ResNets, which alone need torchvision, are not used here.
 """
 
+import os
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells when it starts and stops
+
 import argparse
 import copy
 import importlib

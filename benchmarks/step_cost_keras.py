@@ -29,7 +29,7 @@ from mtl_tutorial.keras import MultiTaskModel, linear_heads, mlp, task_losses
 from mtl_tutorial.tasks import Binary, Classification, Task
 from mtl_tutorial.weighting import FAMO, MGDA, UW, UPGrad, Weighting
 
-BATCH_SIZE, STEPS, REPETITIONS = 128, 4, 9
+BATCH_SIZE, STEPS, REPETITIONS = 128, 2, 7
 TRUNKS: dict[str, Callable[[], keras.Layer]] = {
     "MLP": lambda: mlp(784, 512, 256),
     "CNN": lambda: keras.Sequential(
