@@ -15,7 +15,7 @@ from text_data import LENGTH, TAGS, TASKS, Sentences, make, simple_scores
 from mtl_tutorial.keras import MultiTaskModel, evaluate, task_losses
 from mtl_tutorial.weighting import Equal, UPGrad
 
-BATCH, RATE, CLIP = 32, 3e-3, 1.0
+BATCH, RATE, CLIP = 64, 3e-3, 1.0
 
 
 class Block(layers.Layer):
