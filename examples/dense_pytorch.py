@@ -3,6 +3,7 @@
 ``python examples/dense_pytorch.py`` takes about half a minute. The pictures are described in
 ``dense_data.py``; pixels without a label have no say. The loop written by hand and ``fit`` with equal
 weights take the same steps; another weighting is one word.
+Over hundreds of steps rounding may show in the last digits.
 """
 
 import numpy as np

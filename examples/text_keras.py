@@ -4,6 +4,7 @@
 ``text_data.py``; padding and what nobody tagged have no say. The loop written by hand and
 ``MultiTaskModel`` with equal weights take the same steps, schedule and clipping included; another
 weighting is one word.
+Over hundreds of steps rounding may show in the last digits.
 """
 
 import keras
