@@ -55,7 +55,7 @@ class Log:
         return found
 
 
-def make(users: int = 2000, items: int = 300, days: int = 40, seed: int = 0) -> Log:
+def make(users: int = 1920, items: int = 300, days: int = 40, seed: int = 0) -> Log:
     """Make the log: ``users * days`` impressions; inputs are a dict of four arrays.
 
     ``"item"``, shape (N,), and ``"history"``, (N, 10): numbers of items from 1, 0 for none. The
