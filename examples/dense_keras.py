@@ -3,6 +3,7 @@
 ``python examples/dense_keras.py`` takes about a minute. The pictures are described in
 ``dense_data.py``; pixels without a label have no say. The loop written by hand and ``MultiTaskModel``
 with equal weights take the same steps; another weighting is one word.
+Over hundreds of steps rounding may show in the last digits.
 """
 
 import keras
@@ -17,11 +18,10 @@ from mtl_tutorial.weighting import Equal, UPGrad
 BATCH, RATE = 16, 3e-3
 
 
-def convolutions(outputs: int) -> keras.Sequential:
-    """Two of them, of one size."""
-    one = [layers.Conv2D(outputs, 3, padding="same", use_bias=False) for _ in range(2)]
-    norm = [layers.BatchNormalization(momentum=0.9) for _ in range(2)]
-    return keras.Sequential([one[0], norm[0], layers.ReLU(), one[1], norm[1], layers.ReLU()])
+def convolution(outputs: int) -> keras.Sequential:
+    """One of 3 × 3, normalised."""
+    layer = layers.Conv2D(outputs, 3, padding="same", use_bias=False)
+    return keras.Sequential([layer, layers.BatchNormalization(momentum=0.9), layers.ReLU()])
 
 
 class UNet(keras.Model):
@@ -32,8 +32,8 @@ class UNet(keras.Model):
 
     def __init__(self, width: int = 8):
         super().__init__()
-        self.down = [convolutions(width), convolutions(2 * width), convolutions(4 * width)]
-        self.up = [convolutions(2 * width), convolutions(width)]
+        self.down = [convolution(width), convolution(2 * width), convolution(4 * width)]
+        self.up = [convolution(2 * width), convolution(width)]
         middle = keras.initializers.Constant(3.0)  # metres: the middle of what there is
         self.heads = {
             "kind": layers.Conv2D(KINDS, 1),

@@ -5,7 +5,7 @@ one's own; an item is like its category, plus something of its own. Every user i
 day, and with :math:`\sigma` the logistic function
 
 - *click*: :math:`\sigma(\langle p_u, q_i \rangle + b_i - 2.3)`, taste and popularity: about one
-  impression in six;
+  impression in seven;
 - *purchase*, given a click: :math:`\sigma(\langle p_u, q'_i \rangle - c_i + w_u - 1.5)`, the item's
   other side, its price and the user's means. Without a click nobody knows whether the user would have
   bought: the label is missing (-1), not 0. So the model learns the purchase *given a click*, and is
@@ -55,7 +55,7 @@ class Log:
         return found
 
 
-def make(users: int = 2000, items: int = 300, days: int = 40, seed: int = 0) -> Log:
+def make(users: int = 1920, items: int = 300, days: int = 40, seed: int = 0) -> Log:
     """Make the log: ``users * days`` impressions; inputs are a dict of four arrays.
 
     ``"item"``, shape (N,), and ``"history"``, (N, 10): numbers of items from 1, 0 for none. The

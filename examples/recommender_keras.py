@@ -3,6 +3,7 @@
 ``python examples/recommender_keras.py`` takes about a minute. The data and its truth are described in
 ``recommender_data.py``. The loop written by hand and ``MultiTaskModel`` with equal weights take the
 same steps; another weighting is one word.
+Over hundreds of steps rounding may show in the last digits.
 """
 
 import keras

@@ -3,6 +3,7 @@
 ``python examples/recommender_pytorch.py`` takes well under a minute. The data and its truth are
 described in ``recommender_data.py``. The loop written by hand and ``fit`` with equal weights take the
 same steps; another weighting is one word.
+Over hundreds of steps rounding may show in the last digits.
 """
 
 import numpy as np

@@ -3,6 +3,7 @@
 ``python examples/text_pytorch.py`` takes well under a minute. The sentences are described in
 ``text_data.py``; padding and what nobody tagged have no say. The loop written by hand and ``fit`` with
 equal weights take the same steps, warm-up and clipping included; another weighting is one word.
+Over hundreds of steps rounding may show in the last digits.
 """
 
 import numpy as np
