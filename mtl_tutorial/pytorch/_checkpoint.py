@@ -158,7 +158,7 @@ def random_states(generators: Generators) -> dict[str, Any]:
 def set_random_states(states: Mapping[str, Any], generators: Generators) -> None:
     """Let every generator go on from what :func:`random_states` gave."""
     random.setstate(states["python"])
-    np.random.set_state(states["numpy"])  # noqa: NPY002
+    np.random.set_state(states["numpy"])  # noqa: NPY002  # whoever draws from it
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
