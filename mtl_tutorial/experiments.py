@@ -1,0 +1,381 @@
+"""Experiment scripts: a command line, results that say where they come from, and what makes them stale.
+
+A script names its conditions and its primary comparisons, and hands them to :func:`main`, which has
+:func:`mtl_tutorial.comparison.compare` do the work. What it found is written to a file of results
+with its provenance; :func:`read` gives it to whoever draws from it. :func:`stale` says whether
+script, data and library still are those that it came from.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtl_tutorial.comparison import Run, Train, compare, table
+from mtl_tutorial.datasets import Dataset, leaves
+
+SMOKE = "MTL_TUTORIAL_SMOKE"
+TOLERANCE = 1e-3
+DEVIATIONS = 4  # how far from the mean of its seeds a repeated run may lie, in their deviations
+PROVENANCE = ("script", "data", "version", "date", "machine", "minutes", "smoke")
+HERE = Path(__file__).parent
+
+
+def source() -> str:
+    """Say which data an experiment takes: the real ones, or the embedded ones in a smoke run.
+
+    Returns
+    -------
+    str
+        ``"real"`` or ``"embedded"``, as the functions of :mod:`mtl_tutorial.datasets` take it.
+
+    Examples
+    --------
+    >>> source()
+    'real'
+    """
+    return "embedded" if os.environ.get(SMOKE) else "real"
+
+
+def main(
+    script: str | os.PathLike[str],
+    train: Train,
+    conditions: Mapping[str, Any],
+    *,
+    data: Callable[[str], Dataset],
+    smoke_steps: int,
+    arguments: list[str] | None = None,
+    **protocol: Any,
+) -> int:
+    """Be the command line of an experiment script.
+
+    Without an option: run what is not finished, write the results beside the script's folder, in
+    ``results/<folder>/<script>.json``, and print them. A result that is not stale is left as it is.
+    Finished runs are kept in ``runs/``: what was stopped goes on where it was, and a script in which
+    only the call of this function changed (a condition more, another seed) trains only what is new.
+
+    ``--smoke``: on embedded data train each condition for a few steps with the first seed, and
+    report whether the result is stale. ``--again``: train the chosen settings anew with the first
+    seed, on the real data, and compare with the result.
+
+    Parameters
+    ----------
+    script : path
+        ``__file__``; it stands in a folder of the experiments' folder.
+    train, conditions, **protocol
+        As :func:`~mtl_tutorial.comparison.compare` takes them. Metrics in per cent make gains in
+        points.
+    data : callable
+        Such as :func:`mtl_tutorial.datasets.mnist`: gives what ``train`` takes from it, for
+        ``"real"`` or ``"embedded"``. The real arrays are hashed.
+    smoke_steps : int
+        So many instead of ``steps`` in a smoke run.
+    arguments : list of str, optional
+        Instead of the command line's.
+
+    Returns
+    -------
+    int
+        The exit status: 1 if the result is stale, or if what was trained again differs.
+    """
+    parser = argparse.ArgumentParser(description=f"Experiment {_name(script)}")
+    parser.add_argument("--smoke", action="store_true", help="a few steps, on embedded data")
+    parser.add_argument("--again", action="store_true", help="train one seed anew, and compare")
+    parser.add_argument("--workers", type=int, default=2, help="processes at a time (2)")
+    options = parser.parse_args(arguments)
+    result = _beside(script, "results", "json")
+    smoke = _smoke(train, conditions, smoke_steps, protocol)
+    problems = stale(script, smoke)
+    if options.smoke:
+        return _report(_name(script), problems)
+    if options.again:
+        return _report(_name(script), problems or _again(train, result))
+    if not problems:
+        print(f"{_name(script)}: up to date, {result}")
+        return 0
+    print(f"{_name(script)}: {'; '.join(problems)}")
+    dataset = data("real")
+    runs = _finished(script, smoke)
+    training = hashlib.sha256(f"{_tree(script, training_only=True)}{_hash(dataset)}".encode())
+    found = compare(
+        train,
+        conditions,
+        path=runs,
+        fingerprint=training.hexdigest()[:16],
+        workers=options.workers,
+        **protocol,
+    )
+    write(script, found, dataset, smoke)
+    print(table(found))
+    return 0
+
+
+def read(name: str) -> dict[str, Any]:
+    """Give the result of an experiment of the book.
+
+    Parameters
+    ----------
+    name : str
+        Part and chapter, such as ``"foundations/why-share"``.
+
+    Returns
+    -------
+    dict
+        What :func:`~mtl_tutorial.comparison.compare` found, and ``"provenance"``: the hash of the
+        script, the data with its hash, the library's version, the date, the machine, how many
+        minutes of one core it took, and the numbers of its smoke run.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such result; the message lists those that there are.
+    """
+    folders = (HERE / "results", HERE.parent / "experiments" / "results")  # installed, or cloned
+    for folder in folders:
+        path = folder / f"{name}.json"
+        if path.is_file():
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return found
+    known = [
+        path.relative_to(folder).with_suffix("").as_posix()
+        for folder in folders
+        for path in sorted(folder.rglob("*.json"))
+    ]
+    raise FileNotFoundError(f"no result of an experiment {name!r}; there are {known}")
+
+
+def write(
+    script: str | os.PathLike[str],
+    found: Mapping[str, Any],
+    data: Dataset,
+    smoke: Mapping[str, Mapping[str, float | None]],
+) -> Path:
+    """Write a result with its provenance; an older one is replaced in one piece.
+
+    Parameters
+    ----------
+    script : path
+    found : mapping
+        What ``compare`` returned.
+    data : Dataset
+    smoke : mapping
+        The numbers of the smoke run.
+
+    Returns
+    -------
+    Path
+        The file of results.
+    """
+    from mtl_tutorial import __version__
+
+    seconds = sum(own["seconds"] for own in found["runs"])
+    provenance = {
+        "script": {"hash": _digest(_tree(script))},
+        "data": {"name": data.name, "source": data.source, "hash": _hash(data)},
+        "version": __version__,
+        "date": date.today().isoformat(),
+        "machine": _machine(),
+        "minutes": round(seconds / 60, 1),
+        "smoke": smoke,
+    }
+    path = _beside(script, "results", "json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_suffix(".part")
+    text = json.dumps(_rounded({"provenance": provenance, **found}), indent=1, ensure_ascii=False)
+    whole.write_text(text + "\n", encoding="utf-8")
+    whole.replace(path)
+    return path
+
+
+def stale(
+    script: str | os.PathLike[str], smoke: Mapping[str, Mapping[str, float | None]]
+) -> list[str]:
+    """Say why the result of a script is not what the script would give today, as far as can be seen.
+
+    Parameters
+    ----------
+    script : path
+    smoke : mapping from run to metrics
+        The numbers of a smoke run made just now. So a library that trains otherwise is seen, and a
+        new docstring or name in it is not.
+
+    Returns
+    -------
+    list of str
+        The reasons; empty if it is as it should be.
+    """
+    path = _beside(script, "results", "json")
+    if not path.is_file():
+        return ["there is no result yet"]
+    found = json.loads(path.read_text(encoding="utf-8"))
+    provenance = found.get("provenance", {})
+    if missing := [key for key in PROVENANCE if not provenance.get(key)]:
+        return [f"the result lacks its provenance: {', '.join(missing)}"]
+    problems = []
+    if provenance["data"].get("source") != "real":
+        problems.append("the result was not computed from the real data")
+    if provenance["script"].get("hash") != _digest(_tree(script)):
+        problems.append("the script has changed since")
+    moved = _moved(provenance["smoke"], smoke)
+    if moved:
+        problems.append(f"its smoke run gives other numbers than then: {moved[0]}")
+    return problems
+
+
+def _smoke(
+    train: Train, conditions: Mapping[str, Any], steps: int, protocol: Mapping[str, Any]
+) -> dict[str, dict[str, float | None]]:
+    """Train every condition a little with the first seed; give the metrics of each run."""
+    first = [next(iter(protocol["seeds"]))]
+    few = dict(protocol) | {"seeds": first, "steps": steps, "least_seeds": 1}
+    before = os.environ.get(SMOKE)
+    os.environ[SMOKE] = "1"
+    try:
+        found = compare(train, conditions, workers=1, **few)
+    finally:
+        if before is None:
+            del os.environ[SMOKE]
+    smoke: dict[str, dict[str, float | None]] = _rounded(
+        {
+            str(Run(own["condition"], own["setting"], first[0], own["steps"])): {
+                metric: values[0] for metric, values in own["metrics"].items()
+            }
+            for own in found["runs"]
+        }
+    )
+    return smoke
+
+
+def _moved(
+    then: Mapping[str, Mapping[str, float | None]], now: Mapping[str, Mapping[str, float | None]]
+) -> list[str]:
+    """Say which numbers of a smoke run differ."""
+    if set(then) != set(now):
+        return [f"other runs: {', '.join(sorted(set(then) ^ set(now)))}"]
+    return [
+        f"{run}: {metric} was {then[run].get(metric)}, is {now[run].get(metric)}"
+        for run in then
+        for metric in sorted(set(then[run]) | set(now[run]))
+        if not np.isclose(
+            _float(then[run].get(metric)),
+            _float(now[run].get(metric)),
+            rtol=0,
+            atol=TOLERANCE,
+            equal_nan=True,
+        )
+    ]
+
+
+def _float(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _again(train: Train, result: Path) -> list[str]:
+    """Train each chosen setting with the first seed; say which metrics left what the seeds gave."""
+    found = json.loads(result.read_text(encoding="utf-8"))
+    seed, steps = found["seeds"][0], found["steps"]
+    problems = []
+    for own in found["runs"]:
+        chosen = found["chosen"][own["condition"]] == own["setting"] and own["steps"] == steps
+        if not chosen:
+            continue
+        run = Run(own["condition"], own["setting"], seed, steps)
+        metrics = train(*run) if steps is not None else train(*run[:3])
+        for metric, numbers in own["metrics"].items():
+            values = np.array(numbers, dtype=float)
+            near = DEVIATIONS * values.std(ddof=1) + TOLERANCE
+            if not abs(metrics[metric] - values.mean()) <= near:
+                problems.append(
+                    f"{run}: {metric} is {metrics[metric]:.4g}, was {values[0]:.4g} and over the "
+                    f"seeds {values.mean():.4g} with deviation {values.std(ddof=1):.2g}"
+                )
+    return problems
+
+
+def _report(name: str, problems: list[str]) -> int:
+    for problem in problems:
+        print(f"{name}: {problem}")
+    if not problems:
+        print(f"{name}: in order")
+    return int(bool(problems))
+
+
+def _finished(script: str | os.PathLike[str], smoke: Mapping[str, Any]) -> Path:
+    """Give the file of finished runs; begin it anew if the library trains otherwise than then."""
+    runs, numbers = _beside(script, "runs", "jsonl"), _beside(script, "runs", "json")
+    runs.parent.mkdir(parents=True, exist_ok=True)
+    then = json.loads(numbers.read_text("utf-8")) if numbers.is_file() else {}
+    common = set(then) & set(smoke)  # the others are of conditions that came or went
+    if not common or _moved({r: then[r] for r in common}, {r: smoke[r] for r in common}):
+        runs.unlink(missing_ok=True)
+    numbers.write_text(json.dumps(smoke), encoding="utf-8")
+    return runs
+
+
+def _name(script: str | os.PathLike[str]) -> str:
+    path = Path(script).resolve()
+    return f"{path.parent.name}/{path.stem}"
+
+
+def _beside(script: str | os.PathLike[str], folder: str, suffix: str) -> Path:
+    root = Path(script).resolve().parents[1]
+    return root / folder / f"{_name(script)}.{suffix}"
+
+
+def _tree(script: str | os.PathLike[str], *, training_only: bool = False) -> str:
+    """Give the syntax tree without docstrings; on request also without the call of main."""
+    tree = ast.parse(Path(script).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+            continue
+        if ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    if training_only:
+        tree.body = [node for node in tree.body if not isinstance(node, ast.If)]
+    return ast.dump(tree)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _hash(data: Dataset) -> str:
+    """Hash all arrays of a data set."""
+    digest = hashlib.sha256()
+    for split in (data.train, data.valid, data.test):
+        for name, array in [*leaves(split.inputs).items(), *sorted(split.targets.items())]:
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def _machine() -> str:
+    """Name the processor, and how many cores there are."""
+    processor = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass  # not on Linux
+    return f"{os.cpu_count()} cores of {processor}, {platform.system()}"
+
+
+def _rounded(value: Any) -> Any:
+    """Keep six digits of every number: more would only be noise, and bytes."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return value
