@@ -52,6 +52,7 @@ from notebook_cache import (
     chapters,
     data_folder,
     digest_files,
+    evidence,
     measured,
     read,
 )
@@ -294,7 +295,11 @@ def shorten_errors(notebook: NotebookNode) -> None:
 def store(cache: JupyterCacheAbstract, run: Run) -> None:
     """Put an executed notebook where MyST-NB will look for it, with its cost."""
     shorten_errors(run.notebook)
-    data = {"execution_seconds": run.cost.wall_seconds, **run.cost._asdict()}
+    data = {
+        "execution_seconds": run.cost.wall_seconds,
+        "evidence": evidence(run.path),
+        **run.cost._asdict(),
+    }
     bundle = CacheBundleIn(run.notebook, str(run.path), data=data)
     cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
 
@@ -430,11 +435,12 @@ def path_problems(html: Path) -> list[str]:
 
 
 def state(cached: Path) -> str:
-    """Return a hash of all that pages are made from: sources, settings and executed notebooks."""
+    """Return a hash of all that pages are made from: sources, settings, results, outputs."""
     sources = [
         path
-        for path in sorted(BOOK.rglob("*"))
-        if path.is_file() and path.suffix != ".pyc"
+        for folder in (BOOK, ROOT / "experiments")
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".pyc" and "runs" not in path.parts
     ]
     files = [ROOT / "_config.yml", *sources]
     return digest_files(ROOT, files, start=cached.name).hexdigest()

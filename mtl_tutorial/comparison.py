@@ -451,6 +451,59 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n\n".join([above, _markdown(conditions), _markdown(primary), below, *odd])
 
 
+def gain(found: Mapping[str, Any], condition: str, metric: str, against: str) -> dict[str, Any]:
+    """Give what :func:`compare` found of one condition against another.
+
+    Parameters
+    ----------
+    found : mapping
+        What :func:`compare` returned, or the same read back from JSON.
+    condition, metric, against : str
+
+    Returns
+    -------
+    dict
+        Its entry of ``"primary"``, or else of ``"others"``, which has no verdict.
+
+    Raises
+    ------
+    KeyError
+        There is no such comparison; the message lists those of this condition.
+
+    Examples
+    --------
+    >>> entry = {"condition": "shared", "metric": "test_f1", "against": "alone", "mean": 0.02}
+    >>> gain({"primary": [entry], "others": []}, "shared", "test_f1", "alone")["mean"]
+    0.02
+    """
+    entries = {
+        (each["condition"], each["metric"], each["against"]): each
+        for each in [*found["others"], *found["primary"]]
+    }
+    if (condition, metric, against) in entries:
+        return dict(entries[condition, metric, against])
+    known = sorted(entry for entry in entries if entry[0] == condition)
+    raise KeyError(f"no gain of {condition!r} over {against!r} in {metric!r}; there are {known}")
+
+
+def points(gain: Mapping[str, Any]) -> str:
+    """Write a gain with its 95 % interval, as a metric in per cent has it.
+
+    Parameters
+    ----------
+    gain : mapping
+        What :func:`gain` gives.
+
+    Examples
+    --------
+    >>> points({"mean": 6.94, "half_width": 1.1})
+    '+6.9 ± 1.1'
+    """
+    if gain["half_width"] is None:
+        return _number(gain["mean"], "+.1f")
+    return f"{gain['mean']:+.1f} ± {gain['half_width']:.1f}"
+
+
 def _claims(primary: Sequence[Any]) -> list[Claim]:
     """Take the primary comparisons apart, or say what they should be."""
     wrong = [each for each in primary if isinstance(each, str) or len(each) != 3]

@@ -217,7 +217,7 @@ def stale(
         return ["there is no result yet"]
     found = json.loads(path.read_text(encoding="utf-8"))
     provenance = found.get("provenance", {})
-    if missing := [key for key in PROVENANCE if not provenance.get(key)]:
+    if missing := [key for key in PROVENANCE if provenance.get(key) in (None, "", {})]:
         return [f"the result lacks its provenance: {', '.join(missing)}"]
     problems = []
     if provenance["data"].get("source") != "real":

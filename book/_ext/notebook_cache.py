@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -103,10 +104,26 @@ def read(notebook: Path) -> nbformat.NotebookNode:
     return node
 
 
+def evidence(notebook: Path) -> str:
+    """Return a hash of the experiments' results that a notebook reads."""
+    results = notebook.parents[2] / "experiments" / "results"
+    code = "".join(
+        c.source for c in read(notebook).cells if c.cell_type == "code"
+    )
+    names = re.findall(r"experiments\.read\(\s*[\"']([^\"']+)[\"']", code)
+    files = [results / f"{name}.json" for name in sorted(set(names))]
+    return digest_files(results, filter(Path.is_file, files)).hexdigest()[:16]
+
+
 def measured(cache: JupyterCacheAbstract, notebook: Path) -> Cost | None:
-    """Return what the cached execution of a notebook took; None if there is none, or unmeasured."""
+    """Return what the cached execution of a notebook took.
+
+    None if there is none, if nobody measured it, or if it read other results of experiments.
+    """
     try:
         record = cache.match_cache_notebook(read(notebook))
+        if record.data["evidence"] != evidence(notebook):
+            return None
         return Cost(**{field: record.data[field] for field in Cost._fields})
     except KeyError:
         return None
