@@ -149,8 +149,8 @@ def main() -> None:
         progress(f"{'FAILED  ' if error else 'ran     '} {download}")
         if error:
             failures.append(f"failed: {download}, {error}")
-    print(*failures, sep="\n\n")
     if failures:
+        print("", *failures, "", sep="\n")
         sys.exit(f"error: {len(failures)} of {len(found)} downloads failed")
 
 
