@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
@@ -760,14 +761,17 @@ def first_screen(page: Page) -> Found:
     if title is None:
         yield 1, "has no title; start the page with '# Title'"
         return
-    after = (token for _, token in stream[title.place + 3 :])
-    asked = takewhile(lambda t: not directive(t) and t.type != "heading_open", after)
-    question = " ".join(filter(None, map(_prose, asked)))
+    drawn = [(cell.number, 0) for cell in page.code if is_picture(cell)]
+    last = min(drawn)[0] if drawn else len(page.cells)
+    asked = takewhile(
+        lambda item: item[0] <= last and not directive(item[1]) and item[1].type != "heading_open",
+        stream[title.place + 3 :],
+    )
+    question = " ".join(filter(None, (_prose(token) for _, token in asked)))
     if "?" not in question:
         yield 1, "asks no question after the title; ask what the page answers"
     if (count := len(re.findall(r"[.?!][\"'”’)]*(?=\s|$)", question))) > 3:
         yield 1, f"takes {count} sentences to ask its question; 3 at most, before the picture"
-    drawn = [(cell.number, 0) for cell in page.code if "hide-input" in cell.tags and draws(cell)]
     drawn += [(n, i) for i, (n, t) in enumerate(stream) if named(t, ("figure", "image"))]
     code = min((cell.number for cell in page.visible), default=len(page.cells) + 1)
     if not drawn or min(drawn)[0] > code:
@@ -782,6 +786,12 @@ def first_screen(page: Page) -> Found:
         yield number, "has the box 'In short' above the picture; put the picture first"
     if sum(heading.level == 2 and heading.place < place for heading in page.headings) > 1:
         yield number, "has the box 'In short' below the second section; move it to the start"
+
+
+def is_picture(cell: Cell) -> bool:
+    """Tell a cell of which only a figure is seen."""
+    hidden = cell.tags & {"hide-input", "remove-input"}
+    return bool(hidden) and (draws(cell) or "image" in cell.metadata.get("mystnb", {}))
 
 
 @check(READER_CHECKS)
@@ -1028,6 +1038,22 @@ def dark_figures(page: Page) -> Found:
     for number, shown in page.directives:
         if "dark-light" in shown.options.get("class", "").split():
             yield number, f"has image class dark-light, a white box in the dark; {advice}"
+        drawing = page.path.parent / shown.argument
+        is_drawing = shown.name in ("figure", "image") and drawing.suffix == ".svg"
+        if is_drawing and drawing.is_file() and has_white_ground(drawing):
+            yield number, f"{shown.argument} lies on a white rectangle; {advice}"
+
+
+def has_white_ground(drawing: Path) -> bool:
+    """Tell whether an SVG begins by painting all of itself white."""
+    root = ElementTree.parse(drawing).getroot()
+    _, _, *size = root.get("viewBox", "0 0 0 0").split()
+    return any(
+        shape.tag.endswith("rect")
+        and shape.get("fill", "").lower() in ("white", "#fff", "#ffffff")
+        and [shape.get("width"), shape.get("height")] in (size, ["100%", "100%"])
+        for shape in root.iter()
+    )
 
 
 # ---------------------------------------------------------------------------- 7, 8: frameworks

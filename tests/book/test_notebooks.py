@@ -596,6 +596,43 @@ def test_broken_page_is_found(
     assert all(f.startswith("broken.ipynb") for f in findings)
 
 
+def test_text_below_the_picture_is_not_part_of_the_question(
+    page: NotebookNode, tmp_path: Path
+) -> None:
+    """Whether a cell draws it or a file holds it."""
+    insert(md("One. Two. Three."), after="plt.plot")(page)
+    assert checks.first_screen(write(page, tmp_path)) == []
+
+
+def test_the_picture_may_be_a_file(page: NotebookNode, tmp_path: Path) -> None:
+    """A drawing made by hand, and the box beneath it."""
+    drop("plt.plot")(page)
+    figure = "\n\n```{figure} net.svg\n:alt: One trunk and two heads\n```\n\nOne. Two. Three."
+    edit("Try.", f"Try.{figure}")(page)
+    assert checks.first_screen(write(page, tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [
+        ('<rect width="640" height="220" fill="#fff"/>', 1),
+        ('<g><rect width="100%" height="100%" fill="White"/></g>', 1),
+        ('<rect width="96" height="80" fill="#fff"/>', 0),
+        ('<rect width="640" height="220" fill="none"/>', 0),
+    ],
+)
+def test_a_drawing_on_a_white_rectangle_is_found(
+    shape: str, count: int, page: NotebookNode, tmp_path: Path
+) -> None:
+    """It would be a white box on a dark page."""
+    top(md("```{figure} net.svg\n:alt: One trunk and two heads\n```"))(page)
+    path = write(page, tmp_path)
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 220">{shape}</svg>'
+    path.with_name("net.svg").write_text(svg, "utf-8")
+    found = checks.dark_figures(path)
+    assert sum("cell 2: net.svg lies on a white rectangle" in f for f in found) == count
+
+
 def test_a_page_of_proofs_has_more_words_and_fewer_lines(
     page: NotebookNode, tmp_path: Path
 ) -> None:
