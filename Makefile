@@ -1,5 +1,5 @@
-# make book | test | experiments | data | lab | lint | floor: each makes the environment first, and needs nothing but
-# Python 3.11+ and make.
+# make book | test | downloads | experiments | data | lab | lint | floor: each makes the environment
+# first, and needs nothing but Python 3.11+ and make.
 PYTHON ?= python3
 # Modules, not scripts: the first line of a script cannot name a folder with a space.
 RUN := .venv/bin/python
@@ -13,7 +13,7 @@ export TF_NUM_INTEROP_THREADS = 1
 export TF_CPP_MIN_LOG_LEVEL = 3
 export TF_ENABLE_ONEDNN_OPTS = 0
 
-.PHONY: book test notebooks experiments data lab lint floor clean
+.PHONY: book test notebooks downloads experiments data lab lint floor clean
 
 book: $(INSTALLED)  ## execute what changed, build the pages, print where they are
 	@$(RUN) book/build.py $(ARGS)
@@ -28,6 +28,9 @@ notebooks: $(INSTALLED)
 
 experiments: $(INSTALLED)  ## run what is not finished; ARGS="part/chapter", --smoke or --again
 	$(RUN) experiments $(ARGS)
+
+downloads: $(INSTALLED)  ## run the notebooks that readers download, as they would
+	@$(RUN) book/run_downloads.py $(ARGS)
 
 data: $(INSTALLED)  ## download and verify the real data sets
 	$(RUN) -m mtl_tutorial.datasets $(ARGS)

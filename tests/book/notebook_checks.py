@@ -1,17 +1,21 @@
 """What a page of the book must keep: small functions from a file to a list of findings.
 
 A finding is one line: the file, the cell (counted from 1, of all cells), what is wrong and what to
-do. `PAGE_CHECKS` read any page, `CHAPTER_CHECKS` notebooks; together they are the contract that a
-chapter keeps. The docstring of a check says what it is for.
+do. `PAGE_CHECKS` read any page, `CHAPTER_CHECKS` notebooks, `READER_CHECKS` the notebooks written for
+a reader who reads once, from top to bottom; together they are the contract that a chapter keeps. The
+pages in `OLD_FORM` are not yet so: until they are, they keep `OLD_CHECKS` instead. The docstring of a
+check says what it is for.
 """
 
 import ast
 import functools
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
@@ -21,11 +25,27 @@ from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.mdit import create_md_parser
 from sphinx_external_toc.parsing import parse_toc_yaml
 
+ROOT = Path(__file__).parents[2]
+# The local Sphinx extensions are modules, not a package.
+sys.path.append(str(ROOT / "book" / "_ext"))
+from notebook_cache import chapters
+from reading_times import WITHOUT_CODE, open_parts, open_words, visible_cells, visible_lines
+
 Found = Iterator[tuple[int | None, str]]
 Check = Callable[[Path], list[str]]
 
 PAGE_CHECKS: list[Check] = []
 CHAPTER_CHECKS: list[Check] = []
+READER_CHECKS: list[Check] = []
+OLD_CHECKS: list[Check] = []
+OLD_FORM = {
+    "case-studies/resnet", "case-studies/scenes",
+    "case-studies/scenes-weights", "case-studies/sentiment", "case-studies/sentiment-extension",
+    "foundations/gradients", "foundations/losses", "foundations/objective",
+    "optimisation/alternating", "optimisation/dynamic-weights",
+    "optimisation/gradient-balancing", "optimisation/gradient-conflict",
+    "optimisation/meta-learning", "optimisation/static-weights",
+}  # fmt: skip
 
 FRAMEWORKS = ("pytorch", "keras")
 TAGS = {
@@ -107,6 +127,16 @@ class Page:
         self.markdown = [cell for cell in self.cells if cell.kind == "markdown"]
 
     @functools.cached_property
+    def visible(self) -> list[Cell]:
+        """The code that is read without opening anything: in no solution, not hidden."""
+        is_open = {id(cell) for cell, _ in open_parts(self.notebook)}
+        return [
+            cell
+            for cell, raw in zip(self.cells, self.notebook.cells, strict=True)
+            if id(raw) in is_open and cell.kind == "code" and not cell.tags & WITHOUT_CODE
+        ]
+
+    @functools.cached_property
     def tokens(self) -> list[tuple[int, Token]]:
         """All Markdown tokens with their cell's number."""
         return [(c.number, token) for c in self.markdown for token in tokens(c.source)]
@@ -116,6 +146,14 @@ class Page:
         """All directives with their cell's number."""
         found = [(number, directive(token)) for number, token in self.tokens]
         return [(number, d) for number, d in found if d]
+
+    def boxes(self, title: str) -> list[tuple[int, int, "Directive"]]:
+        """Return the place, the cell and the directive of each admonition with this title."""
+        return [
+            (place, number, found)
+            for place, (number, token) in enumerate(self.tokens)
+            if (found := directive(token)) and (found.name, found.argument) == ("admonition", title)
+        ]
 
     @functools.cached_property
     def headings(self) -> list[Heading]:
@@ -342,14 +380,14 @@ def hidden_teaching(page: Page) -> Found:
 
 
 def is_scaffolding(statement: ast.stmt) -> bool:
-    """Tell imports, glue and calls that draw from everything else."""
+    """Tell imports, glue, reading results and calls that draw from everything else."""
     if isinstance(statement, ast.Import | ast.ImportFrom):
         return True
     if isinstance(statement, ast.For | ast.With):
         return all(map(is_scaffolding, statement.body))
     call = statement.value if isinstance(statement, ast.Expr | ast.Assign) else None
     root = dotted(call.func).removeprefix("mtl_tutorial.") if isinstance(call, ast.Call) else ""
-    return root.split(".")[0] in CANVAS | {"glue"}
+    return root.split(".")[0] in CANVAS | {"experiments", "glue"}
 
 
 # ---------------------------------------------------------------------------- 3: numbers in prose
@@ -415,7 +453,7 @@ def pattern(key: ast.expr | None) -> str:
     return "".join(re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".+" for p in pieces)
 
 
-NOTATION = Path(__file__).parents[2] / "book" / "reference" / "notation.md"
+NOTATION = ROOT / "book" / "reference" / "notation.md"
 GREEK = [
     r"alpha",
     r"beta",
@@ -496,7 +534,7 @@ def explained(chapter: str) -> set[str]:
 @check(CHAPTER_CHECKS)
 def notation(page: Page) -> Found:
     """Write down what every symbol means in this chapter, where a reader can look it up."""
-    chapter = "/".join(page.path.with_suffix("").parts[-2:])
+    chapter = document(page.path)
     known = explained(chapter)
     for number, formula in formulas(page.tokens):
         for symbol in sorted(symbols(formula) - known):
@@ -517,7 +555,7 @@ BANNED = {
 }
 
 
-@check(CHAPTER_CHECKS)
+@check(OLD_CHECKS)
 def size(page: Page) -> Found:
     """Let a chapter be read in one sitting: few cells, short cells, few words."""
     seen_together = sum(
@@ -530,11 +568,6 @@ def size(page: Page) -> Found:
     for cell in page.code:
         if (length := len(cell.source.splitlines())) > 30:
             yield cell.number, f"has {length} lines, 30 at most; split it or use the library"
-        if (width := max(map(len, cell.source.splitlines()), default=0)) > 80:
-            yield (
-                cell.number,
-                f"has a line of {width} characters; a page shows 80 without scrolling",
-            )
     for name in FRAMEWORKS:
         others = {tag for other in FRAMEWORKS if other != name for tag in (other, f"needs-{other}")}
         read = [cell for cell in page.code if not cell.tags & others or name in cell.frameworks]
@@ -543,6 +576,15 @@ def size(page: Page) -> Found:
     words = sum(len(re.findall(r"\w+", prose(cell.source))) for cell in page.markdown)
     if words > 2500:
         yield None, f"has {words} words of prose; 2500 at most"
+
+
+@check(CHAPTER_CHECKS)
+def width(page: Page) -> Found:
+    """Show code without scrolling."""
+    for cell in page.code:
+        if (width := max(map(len, cell.source.splitlines()), default=0)) > 80:
+            advice = "a page shows 80 without scrolling"
+            yield cell.number, f"has a line of {width} characters; {advice}"
 
 
 @check(CHAPTER_CHECKS)
@@ -571,7 +613,7 @@ def counts(page: Page) -> Found:
 ENDING = ("What can go wrong", "Check yourself", "What to read next")
 
 
-@check(CHAPTER_CHECKS)
+@check(OLD_CHECKS)
 def opening(page: Page) -> Found:
     """Start with the title, what the reader will be able to do, and how long it takes."""
     first = page.cells[0] if page.cells else None
@@ -601,18 +643,37 @@ def goals(stream: list[Token]) -> int:
     return types[:end].count("list_item_open")
 
 
-@check(CHAPTER_CHECKS)
+@check(OLD_CHECKS)
 def closing(page: Page) -> Found:
     """End with pitfalls, exercises, questions and cited reading, in this order."""
-    places = {title: h.place if (h := page.heading(title)) else None for title in ENDING}
-    for title in (title for title, place in places.items() if place is None):
+    wrong, questions, reading = ((title, place_of(page, title)) for title in ENDING)
+    yield from ordered([wrong, first_exercise(page), questions, reading])
+    yield from answers_and_reading(page)
+
+
+def ordered(parts: list[tuple[str, int | None]]) -> Found:
+    """Find the parts of an ending that are not there, or not in this order."""
+    for title in (title for title, place in parts if place is None):
         yield None, f"has no section {title!r}; add it"
-    names = ("exercise", "exercise-start")
-    first = next((i for i, (_, t) in enumerate(page.tokens) if named(t, names)), None)
-    order = [places[ENDING[0]], first, *(places[title] for title in ENDING[1:])]
-    present = [place for place in order if place is not None]
+    present = [place for _, place in parts if place is not None]
     if present != sorted(present):
-        yield None, f"ends out of order; put the exercises after {ENDING[0]!r}, then {ENDING[1:]}"
+        yield None, f"ends out of order; have {', then '.join(title for title, _ in parts)}"
+
+
+def place_of(page: Page, title: str) -> int | None:
+    """Return where a heading is among the page's tokens."""
+    heading = page.heading(title)
+    return heading.place if heading else None
+
+
+def first_exercise(page: Page) -> tuple[str, int | None]:
+    """Return where the first exercise is among the page's tokens."""
+    names = ("exercise", "exercise-start")
+    return "exercises", next((i for i, (_, t) in enumerate(page.tokens) if named(t, names)), None)
+
+
+def answers_and_reading(page: Page) -> Found:
+    """Find questions without three folded answers, and reading without a citation."""
     folded = [t for t in page.section("Check yourself") if (d := directive(t)) and is_folded(d)]
     if len(folded) != 3:
         yield None, f"has {len(folded)} folded answers under 'Check yourself'; have 3 dropdowns"
@@ -677,6 +738,244 @@ def names_version(page: Page) -> Found:
         yield None, "does not show mtl_tutorial.__version__; print or glue it"
 
 
+# ---------------------------------------------------------------------------- 5a: for a reader
+
+BOXES = {  # title -> classes, and how many list items it may have
+    "In short": ("tip in-short", range(2, 5)),
+    "Take away": ("important take-away", range(3, 6)),
+    "Try it": ("hint try-it", range(1000)),
+}
+PROOFS = ("gradients", "objective", "losses")
+MAX_CELLS, MAX_CELL_LINES, MAX_BUDGET = 12, 20, 60
+TRAINS = {
+    "pytorch": (r"\.backward$", "calls loss.backward()"),
+    "keras": (r"\bGradientTape$|\.fit$", "trains by GradientTape or model.fit"),
+}
+
+
+@check(READER_CHECKS)
+def first_screen(page: Page) -> Found:
+    """Show the question, a picture and *In short* before anything else."""
+    stream = page.tokens
+    title = next((h for h in page.headings if h.level == 1 and h.cell == 1), None)
+    if title is None:
+        yield 1, "has no title; start the page with '# Title'"
+        return
+    drawn = [(cell.number, 0) for cell in page.code if is_picture(cell)]
+    last = min(drawn)[0] if drawn else len(page.cells)
+    asked = takewhile(
+        lambda item: item[0] <= last and not directive(item[1]) and item[1].type != "heading_open",
+        stream[title.place + 3 :],
+    )
+    question = " ".join(filter(None, (_prose(token) for _, token in asked)))
+    if "?" not in question:
+        yield 1, "asks no question after the title; ask what the page answers"
+    if (count := len(re.findall(r"[.?!][\"'”’)]*(?=\s|$)", question))) > 3:
+        yield 1, f"takes {count} sentences to ask its question; 3 at most, before the picture"
+    drawn += [(n, i) for i, (n, t) in enumerate(stream) if named(t, ("figure", "image"))]
+    code = min((cell.number for cell in page.visible), default=len(page.cells) + 1)
+    if not drawn or min(drawn)[0] > code:
+        yield code, "comes before any picture; put a {figure} or a drawing cell (hide-input) above"
+    short = page.boxes("In short")
+    if not short:
+        return  # `boxes` says so
+    place, number, _ = short[0]
+    if number > code:
+        yield code, "is code above the box 'In short'; move the box up"
+    if drawn and min(drawn) > (number, place):
+        yield number, "has the box 'In short' above the picture; put the picture first"
+    if sum(heading.level == 2 and heading.place < place for heading in page.headings) > 1:
+        yield number, "has the box 'In short' below the second section; move it to the start"
+
+
+def is_picture(cell: Cell) -> bool:
+    """Tell a cell of which only a figure is seen."""
+    hidden = cell.tags & {"hide-input", "remove-input"}
+    return bool(hidden) and (draws(cell) or "image" in cell.metadata.get("mystnb", {}))
+
+
+@check(READER_CHECKS)
+def boxes(page: Page) -> Found:
+    """Say in boxes what the page is about, what stays, and what to try."""
+    for title, (classes, allowed) in BOXES.items():
+        found = page.boxes(title)
+        example = f"```{{admonition}} {title}, with :class: {classes}"
+        if not found:
+            yield None, f"has no box {title!r}; add {example}"
+        if len(found) > 1 and title != "Try it":
+            yield found[1][1], f"is the second box {title!r}; have one"
+        for _, number, box in found:
+            if set(box.options.get("class", "").split()) != set(classes.split()):
+                given = box.options.get("class", "")
+                yield number, f"box {title!r} has class {given!r}; write ':class: {classes}'"
+            if (count := items(box.body)) not in allowed:
+                ends = f"{min(allowed)} to {max(allowed)}"
+                yield number, f"box {title!r} has {count} items; have {ends}"
+
+
+def items(body: str) -> int:
+    """Count the items of a list, or the lines where there is none."""
+    listed = sum(t.type == "list_item_open" and t.level == 1 for t in PARSER.parse(body))
+    return listed or sum(bool(line.strip()) for line in body.splitlines())
+
+
+@check(READER_CHECKS)
+def limits(page: Page) -> Found:
+    """Keep what is in the open short: one main line, read once from top to bottom."""
+    max_words, max_lines = (2500, 70) if page.path.stem in PROOFS else (1800, 110)
+    fold = "fold it, or move it to the library, an experiment or another page"
+    for name in FRAMEWORKS:
+        if (count := visible_cells(page.notebook, name)) > MAX_CELLS:
+            yield None, f"shows {count} code cells for {name}, {MAX_CELLS} at most; {fold}"
+        if (count := visible_lines(page.notebook, name)) > max_lines:
+            yield None, f"shows {count} lines of code for {name}, {max_lines} at most; {fold}"
+    for cell in page.visible:
+        count = sum(bool(line.strip()) for line in cell.source.splitlines())
+        if count > MAX_CELL_LINES:
+            yield cell.number, f"shows {count} lines, {MAX_CELL_LINES} at most; {fold}"
+    if (count := open_words(page.notebook)) > max_words:
+        yield None, f"has {count} words in the open, {max_words} at most; fold some in {{dropdown}}"
+
+
+@check(READER_CHECKS)
+def folded_plotting(page: Page) -> Found:
+    """Fold what draws and what glues: it teaches nothing about several tasks."""
+    for cell in page.visible:
+        if draws(cell) or any(module.startswith("matplotlib") for module in imports(cell)):
+            yield cell.number, "shows code that draws; tag the cell hide-input"
+        if any(dotted(call.func).split(".")[-1] == "glue" for call in cell.calls):
+            yield cell.number, "shows a call of glue; move it to a cell tagged remove-cell"
+
+
+@check(READER_CHECKS)
+def plain_code(page: Page) -> Found:
+    """Write every argument out, where a reader sees it."""
+    dicts: set[str] = set()
+    for cell in page.code:
+        for node in ast.walk(cell.tree):
+            if isinstance(node, ast.Assign) and is_dict(node.value, dicts):
+                dicts |= {dotted(target) for target in node.targets} - {""}
+    for cell in page.visible:
+        for node in ast.walk(cell.tree):
+            match node:
+                case ast.Call(keywords=keywords) if any(not k.arg for k in keywords):
+                    yield cell.number, f"unpacks in {ast.unparse(node)!r}; write the arguments out"
+                case ast.Dict(keys=keys) if None in keys:
+                    yield cell.number, f"merges in {ast.unparse(node)!r}; write the entries out"
+                case ast.BinOp(left, ast.BitOr(), right) | ast.AugAssign(left, ast.BitOr(), right):
+                    if is_dict(left, dicts) or is_dict(right, dicts):
+                        said = ast.unparse(node)
+                        yield cell.number, f"merges dictionaries in {said!r}; write the entries out"
+
+
+def is_dict(node: ast.expr, known: set[str]) -> bool:
+    """Tell a dictionary, as far as can be read: written out, by dict(), or a name for one."""
+    match node:
+        case ast.Dict() | ast.DictComp():
+            return True
+        case ast.Call():
+            return dotted(node.func) == "dict"
+        case ast.BinOp(left, ast.BitOr(), right):
+            return is_dict(left, known) or is_dict(right, known)
+        case ast.Name():
+            return node.id in known
+    return False
+
+
+@check(READER_CHECKS)
+def plain_loop_first(page: Page) -> Found:
+    """Train by a plain loop in the first chapter, before the library does it."""
+    if page.path != first_chapter(page.path):
+        return
+    for name, (calls, how) in TRAINS.items():
+        own = [cell for cell in page.code if not cell.frameworks - {name}]
+        used = [cell.number for cell in own if uses(cell, f"mtl_tutorial.{name}")]
+        looped = [
+            cell.number
+            for cell in page.visible
+            if name in cell.tags and any(re.search(calls, dotted(c.func)) for c in cell.calls)
+        ]
+        if not looped:
+            yield None, f"never trains by hand in {name}; add a {name} cell that {how}"
+        elif used and used[0] <= looped[0]:
+            advice = f"put a {name} cell that {how} above"
+            yield used[0], f"uses mtl_tutorial.{name} before a plain loop; {advice}"
+
+
+def first_chapter(path: Path) -> Path | None:
+    """Return the first notebook in the table of contents of a page's book."""
+    book = next((folder for folder in path.parents if (folder / "_toc.yml").exists()), None)
+    return next(iter(chapters(book).values()), None) if book else None
+
+
+def uses(cell: Cell, module: str) -> bool:
+    """Tell whether a cell imports a module or reaches into it."""
+    reached = [dotted(node) for node in ast.walk(cell.tree) if isinstance(node, ast.Attribute)]
+    return any(f"{name}.".startswith(f"{module}.") for name in [*imports(cell), *reached])
+
+
+@check(READER_CHECKS)
+def both_tabs(page: Page) -> Found:
+    """Serve the readers of both frameworks, even where each has a section of its own."""
+    present = {name for cell in page.code for name in cell.frameworks}
+    if len(present) == 1:
+        (other,) = {*FRAMEWORKS} - present
+        yield None, f"has tabs for {min(present)} alone; show the same in {other}"
+
+
+@check(READER_CHECKS)
+def ending(page: Page) -> Found:
+    """End with pitfalls, exercises, questions, what stays, and cited reading, in this order."""
+    wrong, questions, reading = ((title, place_of(page, title)) for title in ENDING)
+    section = "Exercises", place_of(page, "Exercises")
+    kept = "Take away", next((place for place, _, _ in page.boxes("Take away")), None)
+    yield from ordered([wrong, section, first_exercise(page), questions, kept, reading])
+    yield from answers_and_reading(page)
+
+
+@check(READER_CHECKS)
+def budget(page: Page) -> Found:
+    """Run within a minute of one core."""
+    seconds = page.metadata.get("mtl_tutorial", {}).get("budget_seconds")
+    if not isinstance(seconds, int | float) or not 1 <= seconds <= MAX_BUDGET:
+        yield (
+            None,
+            f"has budget_seconds {seconds!r} in metadata mtl_tutorial; set 1 to {MAX_BUDGET}",
+        )
+
+
+# ---------------------------------------------------------------------------- 5b: evidence
+
+EXPERIMENTS = ROOT / "experiments"
+
+
+@check(PAGE_CHECKS)
+def evidence(page: Page) -> Found:
+    """Link each result that a page reads to the script that made it."""
+    linked = [(number, d.argument) for number, d in page.directives if d.name == "experiment"]
+    read = [
+        (cell.number, first_argument(call))
+        for cell in page.code
+        for call in cell.calls
+        if dotted(call.func).endswith("experiments.read")
+    ]
+    for number, name in [*linked, *read]:
+        if not isinstance(name, str) or not name:
+            yield number, "does not write its experiment out; write its name, 'part/chapter'"
+            continue
+        for file in (f"{name}.py", f"results/{name}.json"):
+            if not (EXPERIMENTS / file).is_file():
+                yield number, f"names experiment {name!r}, but there is no experiments/{file}"
+    for number, name in read:
+        if isinstance(name, str) and name not in [said for _, said in linked]:
+            yield number, f"reads {name!r}, whose source is not shown; add ```{{experiment}} {name}"
+
+
+def first_argument(call: ast.Call) -> object:
+    """Return the first argument of a call where it is written out, else None."""
+    return call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else None
+
+
 # ---------------------------------------------------------------------------- 6: figures
 
 IMAGE_KEYS = {"alt", "classes", "width", "height", "scale", "align"}
@@ -716,6 +1015,45 @@ def draws(cell: Cell) -> bool:
     canvas = CANVAS | {m.split(".")[-1] for m in imports(cell) if ".plotting." in m}
     names = {dotted(call.func).removeprefix("mtl_tutorial.") for call in cell.calls} - SETTING_UP
     return any(n.split(".")[0] in canvas or n.endswith((".plot", ".imshow")) for n in names)
+
+
+WHITE = re.compile(
+    r"\b(?:figure\.|axes\.|savefig\.|set_)?facecolor['\"\])]*\s*[=:(,]\s*"
+    r"['\"](?:white|w|#fff|#ffffff|1|1\.0)['\"]",
+    re.IGNORECASE,
+)
+
+
+@check(READER_CHECKS)
+def dark_figures(page: Page) -> Found:
+    """Leave the ground of a figure transparent: the page turns its ink in the dark."""
+    advice = "leave the figure's ground transparent"
+    for cell in page.code:
+        mystnb = cell.metadata.get("mystnb", {})
+        classes = [mystnb.get(part, {}).get("classes", "") for part in ("image", "figure")]
+        if "dark-light" in " ".join(classes).split():
+            yield cell.number, f"has image class dark-light, a white box in the dark; {advice}"
+        if found := WHITE.search(cell.source):
+            yield cell.number, f"paints the ground in {found[0]!r}; {advice}"
+    for number, shown in page.directives:
+        if "dark-light" in shown.options.get("class", "").split():
+            yield number, f"has image class dark-light, a white box in the dark; {advice}"
+        drawing = page.path.parent / shown.argument
+        is_drawing = shown.name in ("figure", "image") and drawing.suffix == ".svg"
+        if is_drawing and drawing.is_file() and has_white_ground(drawing):
+            yield number, f"{shown.argument} lies on a white rectangle; {advice}"
+
+
+def has_white_ground(drawing: Path) -> bool:
+    """Tell whether an SVG begins by painting all of itself white."""
+    root = ElementTree.parse(drawing).getroot()
+    _, _, *size = root.get("viewBox", "0 0 0 0").split()
+    return any(
+        shape.tag.endswith("rect")
+        and shape.get("fill", "").lower() in ("white", "#fff", "#ffffff")
+        and [shape.get("width"), shape.get("height")] in (size, ["100%", "100%"])
+        for shape in root.iter()
+    )
 
 
 # ---------------------------------------------------------------------------- 7, 8: frameworks
@@ -765,3 +1103,20 @@ def uncollected(book: Path) -> list[str]:
 def notebooks(book: Path) -> list[Path]:
     """Return every notebook of the book, drafts included."""
     return [p for p in sorted(book.rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
+
+
+def document(path: Path) -> str:
+    """Return the name of a page in the table of contents: its part and its chapter."""
+    return "/".join(path.with_suffix("").parts[-2:])
+
+
+def misfiled(book: Path) -> list[str]:
+    """Find names of `OLD_FORM` that are no page, or pages that have outgrown it."""
+    paths = {document(path): path for path in notebooks(book)}
+    found = []
+    for name in sorted(OLD_FORM):
+        if name not in paths:
+            found.append(f"{name}: is in OLD_FORM but no notebook; take it off the list")
+        elif not any(reader_check(paths[name]) for reader_check in READER_CHECKS):
+            found.append(f"{name}: passes every reader check; take it off OLD_FORM")
+    return found

@@ -1,6 +1,7 @@
 """Check every page of the book, and that each check can fail.
 
-The second half breaks a small good chapter in one way at a time and runs the same function on it.
+The second half breaks a small good chapter, or a small good page in the form for readers, in one way
+at a time and runs the same function on it.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,13 @@ from . import notebook_checks as checks
 BOOK = Path(__file__).parents[2] / "book"
 NOTEBOOKS = checks.notebooks(BOOK)
 PAGES = [*NOTEBOOKS, *sorted(BOOK.rglob("*.md"))]
+FORMS = [
+    (check, path)
+    for path in NOTEBOOKS
+    for check in (
+        checks.OLD_CHECKS if checks.document(path) in checks.OLD_FORM else checks.READER_CHECKS
+    )
+]
 
 
 def label(value: Any) -> str:
@@ -43,6 +51,19 @@ def test_page(check: checks.Check, path: Path) -> None:
 def test_chapter(check: checks.Check, path: Path) -> None:
     """A notebook."""
     assert check(path) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "path"), FORMS, ids=[f"{label(check)}-{label(path)}" for check, path in FORMS]
+)
+def test_form(check: checks.Check, path: Path) -> None:
+    """A notebook, in the form that it has."""
+    assert check(path) == []
+
+
+def test_the_list_of_pages_in_the_old_form_shrinks() -> None:
+    """A page that is ready for its readers stays so."""
+    assert checks.misfiled(BOOK) == []
 
 
 # ---------------------------------------------------------------------------- a small good chapter
@@ -128,7 +149,10 @@ def write(notebook: NotebookNode, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("check", [*checks.PAGE_CHECKS, *checks.CHAPTER_CHECKS], ids=label)
+EVERY = [*checks.PAGE_CHECKS, *checks.CHAPTER_CHECKS]
+
+
+@pytest.mark.parametrize("check", [*EVERY, *checks.OLD_CHECKS], ids=label)
 def test_good_chapter_passes(check: checks.Check, chapter: NotebookNode, tmp_path: Path) -> None:
     """Else the breakages below could be red for another reason."""
     assert check(write(chapter, tmp_path)) == []
@@ -247,7 +271,7 @@ BROKEN: list[tuple[checks.Check, Break, str]] = [
     (checks.notation, edit("x = 0.5", r"\mathcal{Q} = 0.5"), r"cell 5: uses \mathcal{Q} in"),
     (checks.notation, edit("$0.25$", r"$\varphi$"), r"uses \varphi in"),  # of another chapter
     (checks.size, insert(code("y = 1\n" * 31)), "cell 16: has 31 lines"),
-    (checks.size, insert(code("y = " + "1" * 77)), "cell 16: has a line of 81 characters"),
+    (checks.width, insert(code("y = " + "1" * 77)), "cell 16: has a line of 81 characters"),
     (checks.size, insert(*[code("y = 1\n" * 30, "keras") for _ in "12345678"]), "lines for keras"),
     (checks.size, edit("Much.", "word " * 2500), "words of prose"),
     (
@@ -336,8 +360,9 @@ def test_broken_chapter_is_found(
 
 
 def test_every_check_has_been_seen_to_fail() -> None:
-    """A check without a breakage above is a hope."""
-    assert {check for check, *_ in BROKEN} == {*checks.PAGE_CHECKS, *checks.CHAPTER_CHECKS}
+    """A check without a breakage above or below is a hope."""
+    seen = {check for check, *_ in [*BROKEN, *BROKEN_FOR_READERS]}
+    assert seen == {*EVERY, *checks.OLD_CHECKS, *checks.READER_CHECKS}
 
 
 def test_lone_tab_under_a_heading_of_its_framework(chapter: NotebookNode, tmp_path: Path) -> None:
@@ -366,3 +391,291 @@ def test_uncollected_notebooks_are_found(chapter: NotebookNode, tmp_path: Path) 
     assert checks.uncollected(tmp_path) == []
     path.unlink()
     assert "no notebook found" in checks.uncollected(tmp_path)[0]
+
+
+# ---------------------------------------------------------------------------- a small good page
+
+
+def box(title: str, classes: str, *items: str) -> NotebookNode:
+    """Return a box with a list."""
+    listed = "\n".join(f"- {item}" for item in items)
+    return md(f"```{{admonition}} {title}\n:class: {classes}\n{listed}\n```")
+
+
+RESULT = {"image": {"alt": "Accuracy rises with every label"}}
+PAGE_CELLS = [
+    md("# Two tasks\n\nFifty labels, two questions. **Can one network answer both?** Try."),
+    code("import matplotlib.pyplot as plt\n\nplt.plot(labels)", "hide-input", **RESULT),
+    box("In short", "tip in-short", "You train one network.", "You see when it helps."),
+    md("## The idea\n\nAdd the losses.\n\n```{dropdown} Details: why\nLong ago, they did.\n```"),
+    code("from mtl_tutorial.datasets import mnist\n\nlabels = mnist()"),
+    code("import torch\n\n(loss1 + loss2).backward()", "pytorch"),
+    code("import keras\n\nwith tf.GradientTape() as tape:\n    loss = 1", "keras"),
+    md("Now from the library."),
+    code("import mtl_tutorial.pytorch\n\nassert mine == theirs", "pytorch", "equals-library"),
+    code("import mtl_tutorial.keras\n\nassert mine == theirs", "keras", "equals-library"),
+    box("Try it", "hint try-it", "Change a weight."),
+    md(
+        "## What the experiment found\n\nIt gains {glue:text}`gain:.1f`.\n\n```{experiment} start/first\n```"
+    ),
+    code(
+        'found = experiments.read("start/first")\nglue(gain=0.5, version=mtl_tutorial.__version__)',
+        "remove-cell",
+    ),
+    code("either = (x == 1) | (y == 2)"),
+    md("## What can go wrong\n\nMuch."),
+    md("## Exercises"),
+    *exercise("ex-one"),
+    *exercise("ex-two"),
+    md("## Check yourself\n\n" + "\n\n".join(["```{dropdown} Why?\nThus.\n```"] * 3)),
+    box("Take away", "important take-away", "Add losses.", "Count labels.", "Compare."),
+    md("## What to read next\n\n{cite:t}`caruana`."),
+]
+
+
+@pytest.fixture
+def page() -> NotebookNode:
+    """Return a page in the form for readers that every check accepts."""
+    return nbformat.from_dict({"cells": PAGE_CELLS, "metadata": METADATA, **VERSION})  # type: ignore[no-any-return]
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have one experiment, and one whose results are missing, for the pages that are made here."""
+    folder = tmp_path / "experiments"
+    (folder / "results" / "start").mkdir(parents=True)
+    (folder / "start").mkdir()
+    for file in ("start/first.py", "results/start/first.json", "start/second.py"):
+        (folder / file).touch()
+    monkeypatch.setattr(checks, "EXPERIMENTS", folder)
+
+
+def write_first(notebook: NotebookNode, folder: Path) -> Path:
+    """Write a page as the first chapter of a book."""
+    (folder / "_toc.yml").write_text(
+        "format: jb-book\nroot: index\nchapters:\n- file: case-studies/broken\n", "utf-8"
+    )
+    return write(notebook, folder)
+
+
+@pytest.mark.parametrize("check", [*EVERY, *checks.READER_CHECKS], ids=label)
+def test_good_page_passes(check: checks.Check, page: NotebookNode, tmp_path: Path) -> None:
+    """Else the breakages below could be red for another reason."""
+    assert check(write_first(page, tmp_path)) == []
+
+
+def top(*cells: NotebookNode) -> Break:
+    """Insert cells below the question."""
+    return insert(*cells, after="# Two tasks")
+
+
+def move(text: str, before: str) -> Break:
+    """Move the first cell that contains a text to above the one that contains another."""
+
+    def change(notebook: NotebookNode) -> None:
+        moved = cell(notebook, text)
+        notebook.cells.remove(moved)
+        notebook.cells.insert(notebook.cells.index(cell(notebook, before)), moved)
+
+    return change
+
+
+def untag(notebook: NotebookNode) -> None:
+    """Leave the tabs of one framework, each under a heading that names it."""
+    for cells in ("import keras", "import mtl_tutorial.keras"):
+        drop(cells)(notebook)
+
+
+IDEA = "Add the losses."
+BROKEN_FOR_READERS: list[tuple[checks.Check, Break, str]] = [
+    (checks.first_screen, edit("# Two", "Two"), "cell 1: has no title"),
+    (checks.first_screen, edit("both?", "both."), "cell 1: asks no question"),
+    (checks.first_screen, edit("Try.", "Try. Now."), "cell 1: takes 4 sentences"),
+    (checks.first_screen, top(md("One. Two. Three.")), "cell 1: takes 6 sentences"),
+    (checks.first_screen, drop("plt.plot"), "cell 4: comes before any picture"),
+    (checks.first_screen, tag("plt.plot"), "cell 2: comes before any picture"),
+    (checks.first_screen, top(code("import torch")), "cell 2: comes before any picture"),
+    (checks.first_screen, move("In short", "import torch"), "cell 4: is code above the box"),
+    (checks.first_screen, move("In short", "plt.plot"), "box 'In short' above the picture"),
+    (checks.first_screen, top(md("## A\n\n## B")), "cell 4: has the box 'In short' below the sec"),
+    (checks.boxes, drop("In short"), "has no box 'In short'; add ```{admonition} In short, with"),
+    (checks.boxes, drop("Take away"), "has no box 'Take away'"),
+    (checks.boxes, drop("Try it"), "has no box 'Try it'"),
+    (checks.boxes, top(box("In short", "tip in-short", "a", "b")), "cell 4: is the second box"),
+    (checks.boxes, edit("tip in-short", "tip"), "box 'In short' has class 'tip'; write ':class: t"),
+    (checks.boxes, edit("- You see when it helps.", ""), "box 'In short' has 1 items; have 2 to 4"),
+    (checks.boxes, edit("- Compare.", "- a\n- b\n- c\n- d"), "has 6 items; have 3 to 5"),
+    (
+        checks.limits,
+        insert(*[code("y = 1") for _ in range(9)], after=IDEA),
+        "shows 13 code cells for keras",
+    ),
+    (
+        checks.limits,
+        insert(*[code("y = 1\n" * 20) for _ in range(6)], after=IDEA),
+        "lines of code for pytorch",
+    ),
+    (checks.limits, insert(code("y = 1\n" * 21), after=IDEA), "cell 5: shows 21 lines, 20 at most"),
+    (checks.limits, edit(IDEA, "word " * 1800), "words in the open, 1800 at most"),
+    (checks.folded_plotting, edit("labels = mnist", "ax.plot"), "cell 5: shows code that draws"),
+    (checks.folded_plotting, tag("plt.plot"), "cell 2: shows code that draws"),
+    (checks.folded_plotting, tag("glue(gain"), "cell 13: shows a call of glue"),
+    (checks.plain_code, edit("labels = mnist()", "fit(x, **plan)"), "unpacks in 'fit(x, **plan)'"),
+    (checks.plain_code, edit("labels = mnist()", "y = {**a}"), "merges in '{**a}'"),
+    (checks.plain_code, edit("labels = mnist()", "y = x | {'a': 1}"), "merges dictionaries in"),
+    (checks.plain_code, edit("labels = mnist()", "a = b = {}\nb |= f()"), "'b |= f()'"),
+    (
+        checks.plain_loop_first,
+        edit("from mtl_tutorial.datasets", "from mtl_tutorial.pytorch"),
+        "cell 5: uses mtl_tutorial.pytorch before a plain loop; put a pytorch cell",
+    ),
+    (
+        checks.plain_loop_first,
+        edit("labels = mnist()", "mtl_tutorial.keras.fit()"),
+        "cell 5: uses mtl_tutorial.keras before a plain loop; put a keras cell that trains",
+    ),
+    (
+        checks.plain_loop_first,
+        edit(".backward()", ".sum()"),
+        "never trains by hand in pytorch; add a pytorch cell that calls loss.backward()",
+    ),
+    (checks.both_tabs, untag, "has tabs for pytorch alone; show the same in keras"),
+    (checks.dark_figures, show("plt.plot", **DRAWN), "cell 2: has image class dark-light"),
+    (
+        checks.dark_figures,
+        top(md("```{figure} net.svg\n:class: dark-light\n```")),
+        "cell 2: has image class dark-light",
+    ),
+    (
+        checks.dark_figures,
+        edit("plt.plot(labels)", "plt.figure(facecolor='white')"),
+        "cell 2: paints the ground in \"facecolor='white'\"",
+    ),
+    (
+        checks.dark_figures,
+        edit("plt.plot(labels)", "plt.rcParams['figure.facecolor'] = 'w'"),
+        "cell 2: paints the ground",
+    ),
+    (checks.dark_figures, edit("plt.plot(labels)", "ax.set_facecolor('#fff')"), "paints the"),
+    (checks.ending, drop("## Exercises"), "has no section 'Exercises'"),
+    (checks.ending, drop("Take away"), "has no section 'Take away'"),
+    (
+        checks.ending,
+        move("Take away", "## Check"),
+        "ends out of order; have What can go wrong, the",
+    ),
+    (checks.ending, move("## What can go", "## Check"), "ends out of order"),
+    (checks.ending, edit("{cite:t}`caruana`", "A book"), "cites nothing"),
+    (checks.ending, edit("\n\n```{dropdown} Why?\nThus.\n```", ""), "has 0 folded answers"),
+    (checks.budget, meta(mtl_tutorial={"budget_seconds": 61}), "budget_seconds 61"),
+    (checks.budget, meta(mtl_tutorial={}), "budget_seconds None"),
+    (checks.evidence, edit("experiment} start/first", "experiment} a/b"), "no experiments/a/b.py"),
+    (
+        checks.evidence,
+        edit("experiment} start/first", "experiment} start/second"),
+        "there is no experiments/results/start/second.json",
+    ),
+    (checks.evidence, edit('read("start/first")', "read(name)"), "does not write its experiment"),
+    (checks.evidence, edit("```{experiment} start/first\n```", ""), "whose source is not shown"),
+]
+
+
+@pytest.mark.parametrize(
+    ("check", "break_it", "message"),
+    BROKEN_FOR_READERS,
+    ids=[f"{label(check)}-{number}" for number, (check, *_) in enumerate(BROKEN_FOR_READERS)],
+)
+def test_broken_page_is_found(
+    check: checks.Check, break_it: Break, message: str, page: NotebookNode, tmp_path: Path
+) -> None:
+    """The real check, on a copy broken in one way."""
+    break_it(page)
+    findings = check(write_first(page, tmp_path))
+    print(*findings, sep="\n")
+    assert [f for f in findings if message in f]
+    assert all(f.startswith("broken.ipynb") for f in findings)
+
+
+def test_text_below_the_picture_is_not_part_of_the_question(
+    page: NotebookNode, tmp_path: Path
+) -> None:
+    """Whether a cell draws it or a file holds it."""
+    insert(md("One. Two. Three."), after="plt.plot")(page)
+    assert checks.first_screen(write(page, tmp_path)) == []
+
+
+def test_the_picture_may_be_a_file(page: NotebookNode, tmp_path: Path) -> None:
+    """A drawing made by hand, and the box beneath it."""
+    drop("plt.plot")(page)
+    figure = "\n\n```{figure} net.svg\n:alt: One trunk and two heads\n```\n\nOne. Two. Three."
+    edit("Try.", f"Try.{figure}")(page)
+    assert checks.first_screen(write(page, tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [
+        ('<rect width="640" height="220" fill="#fff"/>', 1),
+        ('<g><rect width="100%" height="100%" fill="White"/></g>', 1),
+        ('<rect width="96" height="80" fill="#fff"/>', 0),
+        ('<rect width="640" height="220" fill="none"/>', 0),
+    ],
+)
+def test_a_drawing_on_a_white_rectangle_is_found(
+    shape: str, count: int, page: NotebookNode, tmp_path: Path
+) -> None:
+    """It would be a white box on a dark page."""
+    top(md("```{figure} net.svg\n:alt: One trunk and two heads\n```"))(page)
+    path = write(page, tmp_path)
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 220">{shape}</svg>'
+    path.with_name("net.svg").write_text(svg, "utf-8")
+    found = checks.dark_figures(path)
+    assert sum("cell 2: net.svg lies on a white rectangle" in f for f in found) == count
+
+
+def test_a_page_of_proofs_has_more_words_and_fewer_lines(
+    page: NotebookNode, tmp_path: Path
+) -> None:
+    """There the derivation is the main line."""
+    edit(IDEA, "word " * 2400)(page)
+    path = write(page, tmp_path)
+    proofs = path.rename(path.with_name("gradients.ipynb"))
+    assert checks.limits(proofs) == []
+    insert(*[code("y = 1\n" * 20) for _ in range(4)], after="## The idea")(page)
+    nbformat.write(page, proofs)
+    assert any("shows 88 lines of code for keras, 70 at most" in f for f in checks.limits(proofs))
+
+
+def test_the_plain_loop_comes_first_in_the_first_chapter_only(
+    page: NotebookNode, tmp_path: Path
+) -> None:
+    """Later chapters may start from the library."""
+    edit(".backward()", ".sum()")(page)
+    path = write_first(page, tmp_path)
+    toc = tmp_path / "_toc.yml"
+    toc.write_text(toc.read_text("utf-8").replace("- file", "- file: first\n- file"), "utf-8")
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "first.ipynb")
+    assert checks.plain_loop_first(path) == []
+
+
+def test_what_is_folded_or_solved_is_not_visible(page: NotebookNode, tmp_path: Path) -> None:
+    """A solution may draw, and a folded cell may be long."""
+    insert(code("plt.plot(x)\nfit(**plan)"), after="assert 2 * 1 == 2")(page)
+    insert(code("y = 1\n" * 21, "hide_input"), after=IDEA)(page)
+    path = write(page, tmp_path)
+    assert checks.folded_plotting(path) == checks.plain_code(path) == checks.limits(path) == []
+
+
+def test_a_page_that_has_outgrown_the_old_form_is_found(
+    page: NotebookNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So is a name without a page."""
+    path = write(page, tmp_path)
+    monkeypatch.setattr(checks, "OLD_FORM", {"case-studies/broken", "case-studies/gone"})
+    assert checks.misfiled(tmp_path) == [
+        "case-studies/broken: passes every reader check; take it off OLD_FORM",
+        "case-studies/gone: is in OLD_FORM but no notebook; take it off the list",
+    ]
+    drop("In short")(page)
+    nbformat.write(page, path)
+    assert len(checks.misfiled(tmp_path)) == 1
