@@ -26,7 +26,7 @@ BOXES = {
     "optimisation/alternating": (1, 2, "Several\ndata sets"),
     "foundations/losses": (1, 3, "Losses"),
     "optimisation/gradient-conflict": (2, 0, "Gradient\nconflict"),
-    "optimisation/dynamic-weights": (2, 1, "Moving\nweights"),
+    "optimisation/dynamic-weights": (2, 1, "Adaptive\nweights"),
     "optimisation/meta-learning": (2, 2, "Learning\nto learn"),
     "case-studies/sentiment": (2, 3, "Sentiment"),
     "optimisation/gradient-balancing": (3, 0, "Gradient\nbalancing"),
