@@ -111,7 +111,7 @@ def box(name: str, address: str) -> str:
     )
     label = escape(" ".join(lines))
     return (
-        f'<a href="{escape(address)}" class="{name.split("/")[0]}" aria-label="{label}">'
+        f'<a href="{escape(address)}" class="{name.partition("/")[0]}" aria-label="{label}">'
         f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="6"/><text>{text}</text></a>'
     )
 

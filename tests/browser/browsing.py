@@ -9,13 +9,16 @@ import importlib.metadata
 import json
 import os
 import threading
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
@@ -214,6 +217,24 @@ def sideways_scroll(browser: Browser) -> list[str]:
             .filter(e => e.getBoundingClientRect().right > page.clientWidth + 1)
             .map(e => `${e.tagName.toLowerCase()}.${e.className}`);
         return [`scrolls sideways by ${extra} px: ${wide.slice(0, 5).join(", ")}`]""")
+    return found
+
+
+def light_boxes(browser: Browser) -> list[str]:
+    """Find figures that stand in a light box; call it in dark mode. Pictures of data may."""
+    pictures: list[dict[str, Any]] = browser.script("""
+        const shown = [...document.querySelectorAll("main img:not(.only-dark, .dark-light)")];
+        return shown.filter(image => image.checkVisibility() && image.width > 8).map(image => {
+            image.scrollIntoView({behavior: "instant", block: "center"});
+            const box = image.getBoundingClientRect();
+            return {name: image.alt, x: box.x + scrollX + 1, y: box.y + scrollY + 1}})""")
+    found = []
+    for picture in pictures:
+        clip = {"x": picture["x"], "y": picture["y"], "width": 4, "height": 4, "scale": 1}
+        shot = browser.cdp("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)
+        corner = Image.open(BytesIO(b64decode(shot["data"]))).convert("L")
+        if (lightest := max(corner.tobytes())) > 100:
+            found.append(f"a light box of {lightest} of 255 behind {picture['name']!r}")
     return found
 
 
