@@ -9,7 +9,6 @@ import importlib.metadata
 import json
 import os
 import threading
-from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -222,19 +221,20 @@ def sideways_scroll(browser: Browser) -> list[str]:
 
 def light_boxes(browser: Browser) -> list[str]:
     """Find figures that stand in a light box; call it in dark mode. Pictures of data may."""
-    pictures: list[dict[str, Any]] = browser.script("""
+    script = """
         const shown = [...document.querySelectorAll("main img:not(.only-dark, .dark-light)")];
-        return shown.filter(image => image.checkVisibility() && image.width > 8).map(image => {
-            image.scrollIntoView({behavior: "instant", block: "center"});
-            const box = image.getBoundingClientRect();
-            return {name: image.alt, x: box.x + scrollX + 1, y: box.y + scrollY + 1}})""")
-    found = []
-    for picture in pictures:
-        clip = {"x": picture["x"], "y": picture["y"], "width": 4, "height": 4, "scale": 1}
-        shot = browser.cdp("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)
-        corner = Image.open(BytesIO(b64decode(shot["data"]))).convert("L")
-        if (lightest := max(corner.tobytes())) > 100:
-            found.append(f"a light box of {lightest} of 255 behind {picture['name']!r}")
+        const image = shown.filter(image => image.checkVisibility() && image.width > 8)[arguments[0]];
+        if (!image) return null;
+        image.scrollIntoView({behavior: "instant", block: "center"});
+        const box = image.getBoundingClientRect();
+        return [image.alt, Math.max(0, box.x) + 2, Math.max(0, box.y) + 2]"""
+    found, number = [], 0
+    while picture := browser.script(script, number):
+        name, x, y = picture
+        view = Image.open(BytesIO(browser.driver.get_screenshot_as_png())).convert("L")
+        if (lightest := max(view.crop((x, y, x + 4, y + 4)).tobytes())) > 100:
+            found.append(f"a light box of {lightest} of 255 behind {name!r}")
+        number += 1
     return found
 
 

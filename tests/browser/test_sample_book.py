@@ -194,6 +194,19 @@ def test_a_figure_has_no_ground_of_its_own(browser: Browser, sample: Sample) -> 
     assert opacity == 0
 
 
+def test_a_picture_of_data_keeps_a_white_ground_in_dark_mode(
+    browser: Browser, sample: Sample
+) -> None:
+    """Its titles are in black ink, which nothing inverts."""
+    browser.visit(f"{sample.address}/one.html", "dark")
+    style = browser.script("""
+        const image = document.querySelector("main .cell_output img");
+        image.classList.add("dark-light");
+        const style = getComputedStyle(image);
+        return [style.backgroundColor, style.filter]""")
+    assert style == ["rgb(255, 255, 255)", "none"]
+
+
 def test_folded_code_says_what_a_click_does(browser: Browser, sample: Sample) -> None:
     browser.visit(f"{sample.address}/one.html")
     words = "return document.querySelector('details.hide > summary').innerText"
