@@ -69,7 +69,7 @@ def digest_files(
 
 
 def fingerprint(root: Path) -> str:
-    """Return a hash of the library, the pinned versions and the data under the repository root.
+    """Return a hash of the library, the pinned versions, the kernels' settings and the data.
 
     Data files count by path and size: reading them on each build would take longer than the build.
     """
@@ -78,7 +78,12 @@ def fingerprint(root: Path) -> str:
         for path in sorted((root / "mtl_tutorial").rglob("*"))
         if path.is_file() and path.suffix != ".pyc"
     ]
-    digest = digest_files(root, [*library, root / "constraints.txt"])
+    settings = [
+        root / "book" / "_ext" / name
+        for name in ("kernel_environment.py", "matplotlibrc")
+    ]
+    files = [*library, root / "constraints.txt", *settings]
+    digest = digest_files(root, files)
     for path in data_files():
         digest.update(f"{path}\0{path.stat().st_size}\0".encode())
     return digest.hexdigest()[:16]

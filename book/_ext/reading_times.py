@@ -251,7 +251,8 @@ def markdown(book: Path) -> list[str]:
         lines += [f"**{caption}**" + (f": {total}" if total else ""), ""]
         for name, time in times.items():
             lines.append(
-                f"- {{doc}}`/{name}`" + (f" ({time} min)" if time else "")
+                f"- {{doc}}`/{name}`"
+                + (f" ({time}\N{NO-BREAK SPACE}min)" if time else "")
             )
         lines.append("")
     return lines

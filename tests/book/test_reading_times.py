@@ -1,25 +1,36 @@
-"""What counts as reading, in notebooks of a few cells."""
+"""What counts as reading, in notebooks of a few cells; and what the landing page makes of it."""
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 
-from .small_book import ROOT, code, text
+from .small_book import ROOT, SmallBook, code, text
 
 
 @pytest.fixture(scope="module")
-def times() -> Iterator[ModuleType]:
-    """The extension, imported from its folder as Sphinx does."""
+def extensions() -> Iterator[Callable[[str], ModuleType]]:
+    """Import extensions from their folder, as Sphinx does."""
     folder = str(ROOT / "book" / "_ext")
     sys.path.append(folder)
-    yield importlib.import_module("reading_times")
+    yield importlib.import_module
     sys.path.remove(folder)
+
+
+@pytest.fixture
+def times(extensions: Callable[[str], ModuleType]) -> ModuleType:
+    return extensions("reading_times")
+
+
+@pytest.fixture
+def concept_map(extensions: Callable[[str], ModuleType]) -> ModuleType:
+    return extensions("concept_map")
 
 
 def notebook(*cells: NotebookNode) -> NotebookNode:
@@ -133,8 +144,8 @@ parts:
     assert times.markdown(tmp_path) == [
         "**First**: 3 minutes",
         "",
-        "- {doc}`/a` (2 min)",
-        "- {doc}`/b` (1 min)",
+        "- {doc}`/a` (2\N{NO-BREAK SPACE}min)",
+        "- {doc}`/b` (1\N{NO-BREAK SPACE}min)",
         "",
         "**Chapters**",
         "",
@@ -149,3 +160,69 @@ parts:
 )
 def test_minutes_are_said_as_people_say_them(times: ModuleType, total: int, words: str) -> None:
     assert times.said(total) == words
+
+
+# --- the map of the chapters ------------------------------------------------------------------------
+
+
+def test_every_chapter_is_on_the_map(concept_map: ModuleType) -> None:
+    chapters = concept_map.chapters(ROOT / "book")
+    assert concept_map.mismatches(chapters) == []
+
+
+def test_a_chapter_that_is_not_on_the_map_is_named(concept_map: ModuleType) -> None:
+    documents = [*concept_map.BOXES, "practice/new"]
+    documents.remove("case-studies/scenes")
+    assert concept_map.mismatches(documents) == [
+        "practice/new is not on the map; give it a box in concept_map.py",
+        "case-studies/scenes is on the map but not in _toc.yml; take it from concept_map.py",
+    ]
+
+
+def test_the_map_is_one_piece(concept_map: ModuleType) -> None:
+    """Every chapter but the first builds on another, and no two boxes are in one place."""
+    reached = [end for ends in concept_map.LEADS.values() for end in ends]
+    first, *others = concept_map.BOXES
+    assert sorted(reached) == sorted(others)
+    assert first in concept_map.LEADS
+    assert len({(row, column) for row, column, _ in concept_map.BOXES.values()}) == len(others) + 1
+
+
+def test_the_map_links_every_chapter_and_names_it(concept_map: ModuleType) -> None:
+    drawn = concept_map.svg(lambda name: f"{name}.html")
+    page = BeautifulSoup(drawn, "html.parser")
+    links = {str(link["href"]): link["aria-label"] for link in page.find_all("a")}
+    assert list(links) == [f"{name}.html" for name in concept_map.BOXES]
+    assert links["foundations/gradients.html"] == "Gradients by hand"
+    assert len(page.select(".arrows path")) == len(links) - 1
+
+
+# --- built ------------------------------------------------------------------------------------------
+
+
+def test_the_landing_page_shows_minutes(book: SmallBook) -> None:
+    index = book.root / "book" / "index.md"
+    index.write_text("# Book\n\n{minutes}`chapter`\n\n```{reading-times}\n```\n", "utf-8")
+    built = book.build()
+    assert built.returncode == 0, built.stdout
+    page = book.page("index")
+    shown = page.select_one(".minutes")
+    listed = page.select_one(".reading-times li")
+    assert shown is not None
+    assert listed is not None
+    assert shown.get_text() == "2 minutes"
+    assert listed.get_text() == "A chapter (2\N{NO-BREAK SPACE}min)"
+
+
+def test_minutes_of_a_document_that_is_not_there_turn_the_build_red(book: SmallBook) -> None:
+    book.edit("book/index.md", "# A small book", "# A small book\n\n{minutes}`chapter, none`")
+    built = book.build()
+    assert built.returncode == 1
+    assert "{minutes}: the book has no document 'none'" in built.stdout
+
+
+def test_a_map_of_another_book_turns_the_build_red(book: SmallBook) -> None:
+    book.edit("book/index.md", "# A small book", "# A small book\n\n```{concept-map}\n```")
+    built = book.build()
+    assert built.returncode == 1
+    assert "chapter is not on the map; give it a box in concept_map.py" in built.stdout

@@ -12,10 +12,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
@@ -214,6 +216,25 @@ def sideways_scroll(browser: Browser) -> list[str]:
             .filter(e => e.getBoundingClientRect().right > page.clientWidth + 1)
             .map(e => `${e.tagName.toLowerCase()}.${e.className}`);
         return [`scrolls sideways by ${extra} px: ${wide.slice(0, 5).join(", ")}`]""")
+    return found
+
+
+def light_boxes(browser: Browser) -> list[str]:
+    """Find figures that stand in a light box; call it in dark mode. Pictures of data may."""
+    script = """
+        const shown = [...document.querySelectorAll("main img:not(.only-dark, .dark-light)")];
+        const image = shown.filter(image => image.checkVisibility() && image.width > 8)[arguments[0]];
+        if (!image) return null;
+        image.scrollIntoView({behavior: "instant", block: "center"});
+        const box = image.getBoundingClientRect();
+        return [image.alt, Math.max(0, box.x) + 2, Math.max(0, box.y) + 2]"""
+    found, number = [], 0
+    while picture := browser.script(script, number):
+        name, x, y = picture
+        view = Image.open(BytesIO(browser.driver.get_screenshot_as_png())).convert("L")
+        if (lightest := max(view.crop((x, y, x + 4, y + 4)).tobytes())) > 100:
+            found.append(f"a light box of {lightest} of 255 behind {name!r}")
+        number += 1
     return found
 
 

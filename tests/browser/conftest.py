@@ -87,6 +87,26 @@ $$ ({title})
 | task | loss |
 | :-- | --: |
 | digit | $L_1$ |
+
+```{{admonition}} In short
+:class: tip in-short
+See {{doc}}`two` and `trunk`.
+```
+
+```{{admonition}} Take away
+:class: important take-away
+See {{doc}}`two` and `trunk`.
+```
+
+```{{admonition}} Try it
+:class: hint try-it
+See {{doc}}`two` and `trunk`.
+```
+
+```{{admonition}} A mistake that costs hours
+:class: warning
+See {{doc}}`two` and `trunk`.
+```
 """
 
 
@@ -101,6 +121,7 @@ def chapter(title: str) -> nbformat.NotebookNode:
         cell("b = 1\nb", "keras"),
         cell(
             "import matplotlib.pyplot as plt\n\nplt.plot([3, 1, 2], marker='o');",
+            "hide-input",
             image={"alt": "A line that falls and rises"},
             figure={"name": f"fig-{title}", "caption": "Falls, then rises."},
         ),
@@ -123,7 +144,8 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
     for title in ("one", "two"):
         nbformat.write(chapter(title), book / f"{title}.ipynb")
     command = [*JUPYTER_BOOK, "build", str(book), "-q", "-n", "-W", "--keep-going"]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    settings = os.environ | {"MATPLOTLIBRC": str(book / "_ext" / "matplotlibrc")}
+    built = subprocess.run(command, capture_output=True, text=True, check=False, env=settings)
     assert built.returncode == 0, built.stdout + built.stderr
     with serve(root / "_build" / "html") as address:
         yield Sample(root / "_build" / "html", address)

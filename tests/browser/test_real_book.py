@@ -11,6 +11,7 @@ from .browsing import (
     axe_violations,
     choose,
     hidden_without_scripts,
+    light_boxes,
     nothing_found,
     out_of_step,
     shown_tabs,
@@ -42,10 +43,11 @@ def test_page(check: Check, opened: Browser) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_dark_mode(browser: Browser, real_book: str, page: str) -> None:
-    """Dark mode is as accessible as light mode, which is checked above."""
+    """Dark mode is as accessible as light mode, which is checked above, and no figure glares."""
     browser.visit(f"{real_book}/{page}", "dark")
     assert browser.script("return document.documentElement.dataset.theme") == "dark"
     assert axe_violations(browser) == []
+    assert light_boxes(browser) == []
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -14,6 +14,7 @@ from .browsing import (
     console_errors,
     forget_choice,
     hidden_without_scripts,
+    light_boxes,
     missing_alt,
     nothing_found,
     out_of_step,
@@ -49,6 +50,7 @@ def test_good_page_passes(browser: Browser, sample: Sample, page: str) -> None:
     assert browser.script("return document.querySelectorAll('mjx-container').length") >= 4
     browser.visit(f"{sample.address}/{page}.html", "dark")
     assert axe_violations(browser) == []
+    assert light_boxes(browser) == []
     browser.visit(f"{sample.address}/{page}.html", width=375)
     assert sideways_scroll(browser) == []
 
@@ -172,3 +174,42 @@ def test_tabs_hidden_without_scripts_are_found(browser: Browser, sample: Sample)
         sample.broken("<noscript><style>", "<noscript><style media='print'>"), scripts=False
     )
     assert hidden_without_scripts(browser) == ["tab set 1 hides Keras", "tab set 2 hides Keras"]
+
+
+def test_a_figure_in_a_light_box_is_found(browser: Browser, sample: Sample) -> None:
+    """Without our styles the theme puts a light box behind a transparent figure."""
+    browser.visit(sample.broken("_static/book.css", "_static/none.css"), "dark")
+    (found,) = light_boxes(browser)
+    assert found.endswith("behind 'A line that falls and rises'")
+
+
+def test_a_figure_has_no_ground_of_its_own(browser: Browser, sample: Sample) -> None:
+    """Its corner is empty, so what is behind it shows in either theme."""
+    browser.visit(f"{sample.address}/one.html")
+    opacity = browser.wait("""(async () => {
+        const image = document.querySelector("main .cell_output img"), canvas = new OffscreenCanvas(1, 1);
+        const context = canvas.getContext("2d");
+        context.drawImage(await createImageBitmap(image, 0, 0, 1, 1), 0, 0);
+        return context.getImageData(0, 0, 1, 1).data[3]})()""")
+    assert opacity == 0
+
+
+def test_a_picture_of_data_keeps_a_white_ground_in_dark_mode(
+    browser: Browser, sample: Sample
+) -> None:
+    """Its titles are in black ink, which nothing inverts."""
+    browser.visit(f"{sample.address}/one.html", "dark")
+    style = browser.script("""
+        const image = document.querySelector("main .cell_output img");
+        image.classList.add("dark-light");
+        const style = getComputedStyle(image);
+        return [style.backgroundColor, style.filter]""")
+    assert style == ["rgb(255, 255, 255)", "none"]
+
+
+def test_folded_code_says_what_a_click_does(browser: Browser, sample: Sample) -> None:
+    browser.visit(f"{sample.address}/one.html")
+    words = "return document.querySelector('details.hide > summary').innerText"
+    assert browser.script(words) == "Show the code"
+    browser.script("document.querySelector('details.hide > summary').click()")
+    assert browser.script(words) == "Hide the code"
