@@ -144,8 +144,8 @@ def compare(
           is ``"undefined"`` and says why.
         - ``"others"``: the gain of every other condition over the baseline in every test metric, and
           Δm over single-task, with neither p-value nor verdict.
-        - ``"chosen"``: each condition's setting. ``"at_edge"``: the conditions whose setting is the
-          lowest or highest of several numbers, so that a better one may lie beyond.
+        - ``"chosen"``: each condition's setting. ``"at_edge"``: the conditions whose setting (or one
+          of its numbers) is the lowest or highest of several, so that a better one may lie beyond.
         - ``"means"``: by condition and test metric, over the seeds, at the chosen setting.
         - ``"not_finite"``: which metric was NaN or infinite in which run, in words.
         - ``"runs"``: an entry for each condition, setting and number of steps, with its
@@ -487,7 +487,7 @@ def gain(found: Mapping[str, Any], condition: str, metric: str, against: str) ->
 
 
 def points(gain: Mapping[str, Any]) -> str:
-    """Write a gain with its 95 % interval, as a metric in per cent has it.
+    """Write a gain with its 95 % interval, to a tenth of a point or, where that is 0, a hundredth.
 
     Parameters
     ----------
@@ -501,7 +501,8 @@ def points(gain: Mapping[str, Any]) -> str:
     """
     if gain["half_width"] is None:
         return _number(gain["mean"], "+.1f")
-    return f"{gain['mean']:+.1f} ± {gain['half_width']:.1f}"
+    digits = 1 if gain["half_width"] >= 0.1 else 2
+    return f"{gain['mean']:+.{digits}f} ± {gain['half_width']:.{digits}f}"
 
 
 def _claims(primary: Sequence[Any]) -> list[Claim]:
@@ -858,6 +859,12 @@ def _others(values: Values, claims: list[Claim], baseline: str) -> list[dict[str
 
 
 def _at_edge(setting: Any, settings: list[Any]) -> bool:
+    """Tell whether a number of the setting is the lowest or highest of several that were tried."""
+    if isinstance(setting, dict) and all(isinstance(each, dict) for each in settings):
+        return any(
+            _at_edge(setting[key], list({each[key]: None for each in settings if key in each}))
+            for key in setting
+        )
     numbers = [each for each in settings if isinstance(each, int | float)]
     return 1 < len(numbers) == len(settings) and setting in (min(numbers), max(numbers))
 

@@ -24,7 +24,7 @@ from mtl_tutorial.datasets import Dataset, leaves
 
 SMOKE = "MTL_TUTORIAL_SMOKE"
 TOLERANCE = 1e-3
-DEVIATIONS = 4  # how far from the mean of its seeds a repeated run may lie, in their deviations
+DEVIATIONS = 2  # how far a run may lie from the same run then, in deviations of the seeds
 PROVENANCE = ("script", "data", "version", "date", "machine", "minutes", "smoke")
 HERE = Path(__file__).parent
 
@@ -60,7 +60,9 @@ def main(
     Without an option: run what is not finished, write the results beside the script's folder, in
     ``results/<folder>/<script>.json``, and print them. A result that is not stale is left as it is.
     Finished runs are kept in ``runs/``: what was stopped goes on where it was, and a script in which
-    only the call of this function changed (a condition more, another seed) trains only what is new.
+    only the call of this function changed (a condition more, a setting more at the end of a list,
+    another seed) trains only what is new. A condition whose smoke run gives other numbers than then
+    is trained again.
 
     ``--smoke``: on embedded data train each condition for a few steps with the first seed, and
     report whether the result is stale. ``--again``: train the chosen settings anew with the first
@@ -91,25 +93,29 @@ def main(
     parser.add_argument("--again", action="store_true", help="train one seed anew, and compare")
     parser.add_argument("--workers", type=int, default=2, help="processes at a time (2)")
     options = parser.parse_args(arguments)
-    result = _beside(script, "results", "json")
     smoke = _smoke(train, conditions, smoke_steps, protocol)
     problems = stale(script, smoke)
     if options.smoke:
         return _report(_name(script), problems)
+    dataset = data("real")
+    result, hashed = _beside(script, "results", "json"), _hash(dataset)
+    if not problems and _provenance(result)["data"]["hash"] != hashed:
+        problems = ["the data have changed since"]
     if options.again:
         return _report(_name(script), problems or _again(train, result))
     if not problems:
         print(f"{_name(script)}: up to date, {result}")
         return 0
     print(f"{_name(script)}: {'; '.join(problems)}")
-    dataset = data("real")
-    runs = _finished(script, smoke)
-    training = hashlib.sha256(f"{_tree(script, training_only=True)}{_hash(dataset)}".encode())
+    training = _digest(f"{_tree(script, training_only=True)}{hashed}")
     found = compare(
         train,
         conditions,
-        path=runs,
-        fingerprint=training.hexdigest()[:16],
+        path=_beside(script, "runs", "jsonl"),
+        fingerprint={
+            name: _digest(f"{training}{_first(smoke, name, settings[0])}")
+            for name, settings in conditions.items()
+        },
         workers=options.workers,
         **protocol,
     )
@@ -138,7 +144,7 @@ def read(name: str) -> dict[str, Any]:
     FileNotFoundError
         There is no such result; the message lists those that there are.
     """
-    folders = (HERE / "results", HERE.parent / "experiments" / "results")  # installed, or cloned
+    folders = (HERE.parent / "experiments" / "results", HERE / "results")  # cloned, or installed
     for folder in folders:
         path = folder / f"{name}.json"
         if path.is_file():
@@ -215,8 +221,7 @@ def stale(
     path = _beside(script, "results", "json")
     if not path.is_file():
         return ["there is no result yet"]
-    found = json.loads(path.read_text(encoding="utf-8"))
-    provenance = found.get("provenance", {})
+    provenance = _provenance(path)
     if missing := [key for key in PROVENANCE if provenance.get(key) in (None, "", {})]:
         return [f"the result lacks its provenance: {', '.join(missing)}"]
     problems = []
@@ -236,13 +241,11 @@ def _smoke(
     """Train every condition a little with the first seed; give the metrics of each run."""
     first = [next(iter(protocol["seeds"]))]
     few = dict(protocol) | {"seeds": first, "steps": steps, "least_seeds": 1}
-    before = os.environ.get(SMOKE)
     os.environ[SMOKE] = "1"
     try:
         found = compare(train, conditions, workers=1, **few)
     finally:
-        if before is None:
-            del os.environ[SMOKE]
+        del os.environ[SMOKE]  # whoever had set it: what comes next takes the real data
     smoke: dict[str, dict[str, float | None]] = _rounded(
         {
             str(Run(own["condition"], own["setting"], first[0], own["steps"])): {
@@ -291,11 +294,11 @@ def _again(train: Train, result: Path) -> list[str]:
         metrics = train(*run) if steps is not None else train(*run[:3])
         for metric, numbers in own["metrics"].items():
             values = np.array(numbers, dtype=float)
-            near = DEVIATIONS * values.std(ddof=1) + TOLERANCE
-            if not abs(metrics[metric] - values.mean()) <= near:
+            deviation = values.std(ddof=1)
+            if not abs(metrics[metric] - values[0]) <= DEVIATIONS * deviation + TOLERANCE:
                 problems.append(
-                    f"{run}: {metric} is {metrics[metric]:.4g}, was {values[0]:.4g} and over the "
-                    f"seeds {values.mean():.4g} with deviation {values.std(ddof=1):.2g}"
+                    f"{run}: {metric} is {metrics[metric]:.4g}, was {values[0]:.4g}; the deviation "
+                    f"over the seeds is {deviation:.2g}"
                 )
     return problems
 
@@ -308,16 +311,16 @@ def _report(name: str, problems: list[str]) -> int:
     return int(bool(problems))
 
 
-def _finished(script: str | os.PathLike[str], smoke: Mapping[str, Any]) -> Path:
-    """Give the file of finished runs; begin it anew if the library trains otherwise than then."""
-    runs, numbers = _beside(script, "runs", "jsonl"), _beside(script, "runs", "json")
-    runs.parent.mkdir(parents=True, exist_ok=True)
-    then = json.loads(numbers.read_text("utf-8")) if numbers.is_file() else {}
-    common = set(then) & set(smoke)  # the others are of conditions that came or went
-    if not common or _moved({r: then[r] for r in common}, {r: smoke[r] for r in common}):
-        runs.unlink(missing_ok=True)
-    numbers.write_text(json.dumps(smoke), encoding="utf-8")
-    return runs
+def _first(smoke: Mapping[str, Any], condition: str, setting: Any) -> str:
+    """Give the smoke run of a condition's first setting: what changes when the library does."""
+    begin = f"condition {condition!r}, setting {setting!r}, "
+    own = {run: metrics for run, metrics in smoke.items() if run.startswith(begin)}
+    return json.dumps(next(iter(own.values())), sort_keys=True)
+
+
+def _provenance(result: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return dict(found.get("provenance", {}))
 
 
 def _name(script: str | os.PathLike[str]) -> str:
@@ -333,14 +336,26 @@ def _beside(script: str | os.PathLike[str], folder: str, suffix: str) -> Path:
 def _tree(script: str | os.PathLike[str], *, training_only: bool = False) -> str:
     """Give the syntax tree without docstrings; on request also without the call of main."""
     tree = ast.parse(Path(script).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
-            continue
-        if ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
     if training_only:
-        tree.body = [node for node in tree.body if not isinstance(node, ast.If)]
-    return ast.dump(tree)
+        tree.body = [node for node in tree.body if not _calls_main(node)]
+    return json.dumps(_plain(tree))
+
+
+def _calls_main(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+
+
+def _plain(node: Any) -> Any:
+    """Turn a syntax tree into lists: of what is there, so that all versions of Python give the same."""
+    if isinstance(node, list):
+        return [_plain(each) for each in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
+        fields["body"] = node.body[ast.get_docstring(node) is not None :]
+    there = {name: value for name, value in fields.items() if value not in (None, [])}
+    return [type(node).__name__, *([name, _plain(value)] for name, value in there.items())]
 
 
 def _digest(text: str) -> str:

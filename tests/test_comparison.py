@@ -229,6 +229,22 @@ def test_the_lowest_and_highest_rates_are_reported() -> None:
     assert "0.01 (edge)" in table(found)
 
 
+@pytest.mark.parametrize(
+    ("settings", "edges"),
+    [([0.01, 0.1, 1.0], []), ([0.1, 1.0], ["shared"]), ([0.1], [])],
+)
+def test_a_rate_within_a_setting_is_at_an_edge_as_a_bare_one(
+    settings: list[float], edges: list[str]
+) -> None:
+    def named(condition: str, setting: dict[str, float], seed: int) -> dict[str, float]:
+        return train(condition, setting["rate"], seed)
+
+    own = [{"rate": rate, "name": "other"} for rate in settings]
+    found = compared(named, conditions={"alone": [{"rate": 0.1}], "shared": own})
+    assert found["chosen"]["shared"]["rate"] == 0.1
+    assert found["at_edge"] == edges
+
+
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
 def test_a_setting_that_diverged_for_one_seed_never_wins(odd: float) -> None:
     def diverging(condition: str, rate: float, seed: int) -> dict[str, float]:

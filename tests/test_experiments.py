@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from mtl_tutorial import experiments
+from mtl_tutorial.datasets import Dataset, Split
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "experiments").glob("*/*.py"))
@@ -181,14 +183,51 @@ def test_a_new_condition_trains_only_that(script: Path) -> None:
     assert "third" in json.loads(result(script).read_text("utf-8"))["means"]
 
 
+def test_a_setting_more_trains_only_that(script: Path) -> None:
+    load(script).main()
+    edit(script, "[0.1, 0.2]", "[0.1, 0.2, 0.15]")
+    wider = load(script)
+    assert wider.main() == 0
+    assert {call[2] for call in wider.calls if call[0] == "real"} == {0.15}
+
+
 def test_what_a_changed_library_trained_before_is_trained_again(script: Path) -> None:
     load(script).main()
-    other = load(script, GAIN=2.0)
+    other = load(script, GAIN=2.0)  # which only "shared" notices
     assert other.main() == 0
-    assert sum(call[0] == "real" for call in other.calls) == 2 * 2 * 10 + 2 * 10
+    real = [call for call in other.calls if call[0] == "real"]
+    assert {call[1] for call in real} == {"shared"}
+    assert len(real) == 2 * 10 + 10
     mean = json.loads(result(script).read_text("utf-8"))["primary"][0]["mean"]
     luck = np.mean([np.random.default_rng(seed).normal() for seed in range(10)])
     assert np.isclose(mean, 2 * (10 + luck), rtol=1e-5)
+
+
+def test_other_data_are_noticed_and_trained_on(
+    script: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = load(script)
+    module.main()
+
+    def other(source: str) -> Dataset:
+        data: Dataset = module.data(source)
+        split = Split(data.train.inputs + 1, data.train.targets)
+        return replace(data, train=split)
+
+    again = load(script, data=other)
+    assert again.main("--again") == 1
+    assert "the data have changed since" in capsys.readouterr().out
+    assert again.main() == 0
+    assert sum(call[0] == "real" for call in again.calls) == 2 * 2 * 10 + 2 * 10
+
+
+def test_a_real_run_takes_real_data_whatever_the_shell_says(
+    script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(experiments.SMOKE, "1")
+    module = load(script)
+    assert module.main() == 0
+    assert sum(call[0] == "real" for call in module.calls) == 2 * 2 * 10 + 2 * 10
 
 
 def test_training_one_seed_again_finds_what_moved(
@@ -203,7 +242,7 @@ def test_training_one_seed_again_finds_what_moved(
     def moved(condition: str, setting: float, seed: int, steps: int) -> dict[str, float]:
         found: dict[str, float] = again.train(condition, setting, seed, steps)
         real = experiments.source() == "real"  # the smoke run sees nothing
-        return {name: value + 30 * real for name, value in found.items()}
+        return {name: value + 5 * real for name, value in found.items()}
 
     assert load(script, train=moved).main("--again") == 1
     assert "test_accuracy is" in capsys.readouterr().out
@@ -232,3 +271,10 @@ def _names_its_questions(path: Path, found: dict[str, Any]) -> bool:
     """Say whether the head of a script names as many questions as it answers."""
     head = path.read_text("utf-8").split('"""')[1]
     return all(f"\n{number}. " in head for number in range(1, len(found["primary"]) + 1))
+
+
+def test_every_result_has_its_script() -> None:
+    results = ROOT / "experiments" / "results"
+    names = {path.relative_to(results).with_suffix("") for path in results.rglob("*.json")}
+    scripts = {path.relative_to(ROOT / "experiments").with_suffix("") for path in SCRIPTS}
+    assert names == scripts

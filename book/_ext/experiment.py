@@ -34,7 +34,7 @@ def markdown(found: dict[str, Any], name: str) -> list[str]:
         metric = each["metric"].removeprefix("test_").replace("_", " ")
         longer = points(each["twice"]) if "twice" in each else ""
         power = (
-            "" if each["detectable"] is None else f"{each['detectable']:.1f}"
+            "" if each["detectable"] is None else f"{each['detectable']:.2g}"
         )
         rows.append(
             f"| {pair} | {metric} | {points(each)} | {longer} | {power} | **{word}** |"
@@ -47,7 +47,7 @@ def markdown(found: dict[str, Any], name: str) -> list[str]:
         f"{len(found['primary'])} comparisons, and hold only if training twice as long gives the "
         f"same. *Would be found*: the smallest true gain that {seeds} seeds find in four of five "
         f"such experiments. Run on {origin['date']} with version {origin['version']} on "
-        f"{origin['machine']}, {origin['minutes']:.0f} minutes of one core. "
+        f"{origin['machine']}, {origin['minutes']:.0f} minutes of training. "
         f"Open {{download}}`the script </../experiments/{name}.py>` or "
         f"{{download}}`all its numbers </../experiments/results/{name}.json>`."
     )

@@ -136,22 +136,23 @@ def measured(model: HardSharing, tasks: list[str], source: str) -> dict[str, flo
 
 if __name__ == "__main__":
     rates = [{"rate": rate} for rate in RATES]
-    weighted = [{"rate": 2e-3, "weight": weight} for weight in (0.3, 1, 3, 10)]
+    wide = [{"rate": rate} for rate in (*RATES, 1.25e-4, 2e-2)]
+    weighted = [{"rate": r, "weight": w} for r in (2e-3, 8e-3) for w in (0.3, 1, 3, 10)]
     numbers = (50, 200, 800)
     raise SystemExit(
         experiments.main(
             __file__,
             train,
             {
-                "alone": rates,
+                "alone": wide,
                 "linear": [{"C": c} for c in (0.01, 0.1, 1, 10)],
-                "loops, same images": rates,
-                "loops, pool": rates,
+                "loops, same images": wide,
+                "loops, pool": wide,
                 "loops, pool, tuned weight": weighted,
                 "parity, same images": rates,
                 "parity, pool": rates,
-                "ink, pool": rates,
-                "random, pool": rates,
+                "ink, pool": wide,
+                "random, pool": wide,
                 "loops first": rates,
                 "loops alone": rates,
                 **{f"alone, {n}": rates for n in numbers},
