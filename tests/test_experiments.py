@@ -45,12 +45,13 @@ def train(condition, setting, seed, steps):
 
 
 CONDITIONS = ("alone", "shared")
+SETTINGS = [0.1, 0.2]
 
 
 def main(*arguments):
     """Run."""
     return experiments.main(
-        __file__, train, {name: [0.1, 0.2] for name in CONDITIONS}, data=data, seeds=range(10),
+        __file__, train, {name: SETTINGS for name in CONDITIONS}, data=data, seeds=range(10),
         steps=7, smoke_steps=2, choose_by="valid_accuracy", baseline="alone",
         primary=[("shared", "alone", "test_accuracy")], arguments=["--workers", "1", *arguments])
 '''
@@ -185,8 +186,7 @@ def test_a_new_condition_trains_only_that(script: Path) -> None:
 
 def test_a_setting_more_trains_only_that(script: Path) -> None:
     load(script).main()
-    edit(script, "[0.1, 0.2]", "[0.1, 0.2, 0.15]")
-    wider = load(script)
+    wider = load(script, SETTINGS=[0.1, 0.2, 0.15])
     assert wider.main() == 0
     assert {call[2] for call in wider.calls if call[0] == "real"} == {0.15}
 
