@@ -16,13 +16,15 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from mtl_tutorial.comparison import points
-
 DATA = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 
 
 def markdown(found: dict[str, Any], name: str) -> list[str]:
     """Return the table and its source as lines of MyST."""
+    from mtl_tutorial.comparison import (
+        points,
+    )  # only pages with experiments need the library
+
     rows = []
     for each in found["primary"]:
         word = each["verdict"]

@@ -111,7 +111,11 @@ def read(notebook: Path) -> nbformat.NotebookNode:
 
 def evidence(notebook: Path) -> str:
     """Return a hash of the experiments' results that a notebook reads."""
-    results = notebook.parents[2] / "experiments" / "results"
+    root = next(
+        (p for p in notebook.parents if (p / "_config.yml").is_file()),
+        notebook.parent,
+    )
+    results = root / "experiments" / "results"
     code = "".join(
         c.source for c in read(notebook).cells if c.cell_type == "code"
     )
