@@ -487,7 +487,7 @@ def gain(found: Mapping[str, Any], condition: str, metric: str, against: str) ->
 
 
 def points(gain: Mapping[str, Any]) -> str:
-    """Write a gain with its 95 % interval, to a tenth of a point or, where that is 0, a hundredth.
+    """Write a gain with its 95 % interval: in tenths of a point, or hundredths where it is narrow.
 
     Parameters
     ----------
@@ -501,7 +501,7 @@ def points(gain: Mapping[str, Any]) -> str:
     """
     if gain["half_width"] is None:
         return _number(gain["mean"], "+.1f")
-    digits = 1 if gain["half_width"] >= 0.1 else 2
+    digits = 1 if gain["half_width"] >= 0.3 else 2
     return f"{gain['mean']:+.{digits}f} ± {gain['half_width']:.{digits}f}"
 
 
