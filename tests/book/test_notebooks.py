@@ -434,12 +434,12 @@ PAGE_CELLS = [
 
 
 @pytest.fixture
-def page() -> NotebookNode:
+def page(results: None) -> NotebookNode:
     """Return a page in the form for readers that every check accepts."""
     return nbformat.from_dict({"cells": PAGE_CELLS, "metadata": METADATA, **VERSION})  # type: ignore[no-any-return]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have one experiment, and one whose results are missing, for the pages that are made here."""
     folder = tmp_path / "experiments"
