@@ -1,8 +1,8 @@
 """Put this folder on PYTHONPATH and no name resolves but those of this machine.
 
 Python imports ``sitecustomize`` at every start, so the notebooks' kernels are covered too: what a
-notebook fetches without being asked fails its test. The packages that ``ABSENT_PACKAGES`` names are not found,
-as if they were not installed.
+notebook fetches without being asked fails its test. The packages that ``ABSENT_PACKAGES``
+names are not found, as if they were not installed.
 """
 
 import os
@@ -25,8 +25,9 @@ _absent = set(os.environ.get("ABSENT_PACKAGES", "").split())
 _find_spec = PathFinder.find_spec
 
 
-def _find_present(name, path=None, target=None):  # type: ignore[no-untyped-def]
+def _find_present(_finder, name, path=None, target=None):  # type: ignore[no-untyped-def]
     return None if name.split(".")[0] in _absent else _find_spec(name, path, target)
 
 
-PathFinder.find_spec = _find_present  # type: ignore[method-assign]
+if _absent:
+    PathFinder.find_spec = classmethod(_find_present)  # type: ignore[assignment, method-assign]
