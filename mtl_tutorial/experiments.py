@@ -137,7 +137,7 @@ def read(name: str) -> dict[str, Any]:
     dict
         What :func:`~mtl_tutorial.comparison.compare` found, and ``"provenance"``: the hash of the
         script, the data with its hash, the library's version, the date, the machine, how many
-        minutes of one core it took, and the numbers of its smoke run.
+        minutes of training it took, and the numbers of its smoke run.
 
     Raises
     ------
