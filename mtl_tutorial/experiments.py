@@ -24,7 +24,9 @@ from mtl_tutorial.datasets import Dataset, leaves
 
 SMOKE = "MTL_TUTORIAL_SMOKE"
 TOLERANCE = 1e-3
-DEVIATIONS = 2  # how far a run may lie from the same run then, in deviations of the seeds
+# How far a run may lie from the same run then, in deviations of the seeds: on another processor other
+# roundings make another training of it, and two such differ by more than 3 of them in 1 of 30 cases.
+DEVIATIONS = 4
 PROVENANCE = ("script", "data", "version", "date", "machine", "minutes", "smoke")
 HERE = Path(__file__).parent
 
