@@ -220,9 +220,12 @@ def sideways_scroll(browser: Browser) -> list[str]:
 
 
 def light_boxes(browser: Browser) -> list[str]:
-    """Find figures that stand in a light box; call it in dark mode. Pictures of data may."""
+    """Find figures that stand in a light box; call it in dark mode.
+
+    Pictures of data may, and so may the signs that fold the index of modules.
+    """
     script = """
-        const shown = [...document.querySelectorAll("main img:not(.only-dark, .dark-light)")];
+        const shown = [...document.querySelectorAll("main img:not(.only-dark, .dark-light, .toggler)")];
         const image = shown.filter(image => image.checkVisibility() && image.width > 8)[arguments[0]];
         if (!image) return null;
         image.scrollIntoView({behavior: "instant", block: "center"});
