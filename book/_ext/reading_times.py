@@ -78,7 +78,7 @@ def directive(token: Token) -> Directive | None:
         if option
     ]
     body = "\n".join(lines[len(options) :])
-    values = {option[1]: option[2] for option in options}
+    values = {option[1]: option[2].strip() for option in options}
     return Directive(match[1], match[2].strip(), values, body)
 
 

@@ -19,17 +19,23 @@ from xml.etree import ElementTree
 
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
-from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
-from myst_parser.config.main import MdParserConfig
-from myst_parser.parsers.mdit import create_md_parser
 from sphinx_external_toc.parsing import parse_toc_yaml
 
 ROOT = Path(__file__).parents[2]
 # The local Sphinx extensions are modules, not a package.
 sys.path.append(str(ROOT / "book" / "_ext"))
 from notebook_cache import chapters
-from reading_times import WITHOUT_CODE, open_parts, open_words, visible_cells, visible_lines
+from reading_times import (
+    PARSER,
+    WITHOUT_CODE,
+    Directive,
+    directive,
+    open_parts,
+    open_words,
+    visible_cells,
+    visible_lines,
+)
 
 Found = Iterator[tuple[int | None, str]]
 Check = Callable[[Path], list[str]]
@@ -142,12 +148,12 @@ class Page:
         return [(c.number, token) for c in self.markdown for token in tokens(c.source)]
 
     @functools.cached_property
-    def directives(self) -> list[tuple[int, "Directive"]]:
+    def directives(self) -> list[tuple[int, Directive]]:
         """All directives with their cell's number."""
         found = [(number, directive(token)) for number, token in self.tokens]
         return [(number, d) for number, d in found if d]
 
-    def boxes(self, title: str) -> list[tuple[int, int, "Directive"]]:
+    def boxes(self, title: str) -> list[tuple[int, int, Directive]]:
         """Return the place, the cell and the directive of each admonition with this title."""
         return [
             (place, number, found)
@@ -204,34 +210,10 @@ def check(register: list[Check]) -> Callable[[Callable[[Page], Found]], Check]:
 
 # ---------------------------------------------------------------------------- reading MyST
 
-PARSER = create_md_parser(
-    MdParserConfig(enable_extensions={"amsmath", "colon_fence", "deflist", "dollarmath"}),
-    RendererHTML,
-)
 LITERAL = {"bibliography", "code", "code-block", "code-cell", "eval-rst", "glue", "glue:math",
            "include", "literalinclude", "math", "mermaid", "tableofcontents", "toctree"}  # fmt: skip
 TITLED = {"admonition", "card", "dropdown", "exercise", "tab-item"}
 HIDDEN = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands for maths, code and roles in the prose
-
-
-class Directive(NamedTuple):
-    """A MyST directive: its name, argument, options and body."""
-
-    name: str
-    argument: str
-    options: dict[str, str]
-    body: str
-
-
-def directive(token: Token) -> Directive | None:
-    """Read a fence whose language is `{name}`."""
-    match = re.match(r"\{([^}]+)\}\s*(.*)", token.info)
-    if token.type not in ("fence", "colon_fence") or not match:
-        return None
-    lines = token.content.splitlines()
-    found = takewhile(bool, (re.match(r":([\w-]+):\s*(.*)", line) for line in lines))
-    options = {option[1]: option[2].strip() for option in found if option}
-    return Directive(match[1], match[2].strip(), options, "\n".join(lines[len(options) :]))
 
 
 def tokens(markdown: str) -> Iterator[Token]:
