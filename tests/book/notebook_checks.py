@@ -47,7 +47,7 @@ OLD_CHECKS: list[Check] = []
 OLD_FORM = {
     "case-studies/resnet", "case-studies/scenes",
     "case-studies/scenes-weights", "case-studies/sentiment", "case-studies/sentiment-extension",
-    "foundations/gradients", "foundations/losses", "foundations/objective",
+    "foundations/gradients",
     "optimisation/alternating", "optimisation/dynamic-weights",
     "optimisation/gradient-balancing", "optimisation/gradient-conflict",
     "optimisation/meta-learning", "optimisation/static-weights",
