@@ -489,6 +489,8 @@ def gain(found: Mapping[str, Any], condition: str, metric: str, against: str) ->
 def points(gain: Mapping[str, Any]) -> str:
     """Write a gain with its 95 % interval: in tenths of a point, or hundredths where it is narrow.
 
+    Metrics are in per cent. Δm is a fraction, and is written in per cent, too.
+
     Parameters
     ----------
     gain : mapping
@@ -498,11 +500,15 @@ def points(gain: Mapping[str, Any]) -> str:
     --------
     >>> points({"mean": 6.94, "half_width": 1.1})
     '+6.9 ± 1.1'
+    >>> points({"metric": "delta_m", "mean": 0.0694, "half_width": 0.011})
+    '+6.9 ± 1.1'
     """
-    if gain["half_width"] is None:
-        return _number(gain["mean"], "+.1f")
-    digits = 1 if gain["half_width"] >= 0.3 else 2
-    return f"{gain['mean']:+.{digits}f} ± {gain['half_width']:.{digits}f}"
+    scale = 100 if gain.get("metric") == "delta_m" else 1
+    mean, half = gain["mean"], gain["half_width"]
+    if mean is None or half is None:
+        return _number(None if mean is None else scale * mean, "+.1f")
+    digits = 1 if scale * half >= 0.3 else 2
+    return f"{scale * mean:+.{digits}f} ± {scale * half:.{digits}f}"
 
 
 def _claims(primary: Sequence[Any]) -> list[Claim]:
