@@ -868,11 +868,20 @@ def _at_edge(setting: Any, settings: list[Any]) -> bool:
     """Tell whether a number of the setting is the lowest or highest of several that were tried."""
     if isinstance(setting, dict) and all(isinstance(each, dict) for each in settings):
         return any(
-            _at_edge(setting[key], list({each[key]: None for each in settings if key in each}))
+            _at_edge(setting[key], _distinct(each[key] for each in settings if key in each))
             for key in setting
         )
     numbers = [each for each in settings if isinstance(each, int | float)]
     return 1 < len(numbers) == len(settings) and setting in (min(numbers), max(numbers))
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    """Leave out repetitions; the values may be lists, which no set holds."""
+    distinct: list[Any] = []
+    for value in values:
+        if value not in distinct:
+            distinct.append(value)
+    return distinct
 
 
 def _not_finite(runs: list[dict[str, Any]], seeds: list[int]) -> list[str]:

@@ -239,7 +239,7 @@ def test_a_rate_within_a_setting_is_at_an_edge_as_a_bare_one(
     def named(condition: str, setting: dict[str, float], seed: int) -> dict[str, float]:
         return train(condition, setting["rate"], seed)
 
-    own = [{"rate": rate, "name": "other"} for rate in settings]
+    own = [{"rate": rate, "name": "other", "weights": [1, 3]} for rate in settings]
     found = compared(named, conditions={"alone": [{"rate": 0.1}], "shared": own})
     assert found["chosen"]["shared"]["rate"] == 0.1
     assert found["at_edge"] == edges
