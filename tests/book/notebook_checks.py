@@ -45,13 +45,16 @@ CHAPTER_CHECKS: list[Check] = []
 READER_CHECKS: list[Check] = []
 OLD_CHECKS: list[Check] = []
 OLD_FORM = {
-    "case-studies/resnet", "case-studies/scenes",
-    "case-studies/scenes-weights", "case-studies/sentiment", "case-studies/sentiment-extension",
-    "foundations/gradients",
-    "optimisation/alternating", "optimisation/dynamic-weights",
-    "optimisation/gradient-balancing", "optimisation/gradient-conflict",
-    "optimisation/meta-learning", "optimisation/static-weights",
-}  # fmt: skip
+    "case-studies/resnet",
+    "case-studies/scenes",
+    "case-studies/scenes-weights",
+    "case-studies/sentiment",
+    "case-studies/sentiment-extension",
+    "optimisation/dynamic-weights",
+    "optimisation/gradient-balancing",
+    "optimisation/meta-learning",
+    "optimisation/static-weights",
+}
 
 FRAMEWORKS = ("pytorch", "keras")
 TAGS = {
