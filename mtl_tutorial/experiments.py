@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
@@ -197,8 +198,7 @@ def write(
     path = _beside(script, "results", "json")
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.with_suffix(".part")
-    text = json.dumps(_rounded({"provenance": provenance, **found}), indent=1, ensure_ascii=False)
-    whole.write_text(text + "\n", encoding="utf-8")
+    whole.write_text(_text(_rounded({"provenance": provenance, **found})), encoding="utf-8")
     whole.replace(path)
     return path
 
@@ -385,6 +385,12 @@ def _machine() -> str:
     except OSError:
         pass  # not on Linux
     return f"{os.cpu_count()} cores of {processor}, {platform.system()}"
+
+
+def _text(found: Mapping[str, Any]) -> str:
+    """Write JSON with the numbers of a list on one line: a fifth fewer bytes, and easier to read."""
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    return re.sub(r"\[[^][{}\"]+\]", lambda plain: re.sub(r"\s+", " ", plain[0]), text)
 
 
 def _rounded(value: Any) -> Any:
