@@ -51,9 +51,7 @@ OLD_FORM = {
     "case-studies/sentiment",
     "case-studies/sentiment-extension",
     "optimisation/dynamic-weights",
-    "optimisation/gradient-balancing",
     "optimisation/meta-learning",
-    "optimisation/static-weights",
 }
 
 FRAMEWORKS = ("pytorch", "keras")
