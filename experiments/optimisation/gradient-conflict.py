@@ -105,7 +105,7 @@ def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> d
         rows = [torch.from_numpy(draw.integers(len(images), size=BATCH))] * 2
         if len(network.hidden) != 1:  # nothing is shared: the sum trains each task by itself
             outputs = network(images[rows[0]])
-            sum(cross_entropy(outputs[k], labels[k, rows[0]]) for k in range(2)).backward()
+            sum(cross_entropy(outputs[k], labels[k, rows[0]]) for k in range(2)).backward()  # type: ignore[union-attr]
             adam.step()
             decay.step()
             continue
@@ -129,11 +129,11 @@ def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> d
         weights = weighting(np.zeros(2), gramian)
 
         theta = network.hidden[0].weight
-        before = theta.detach().clone()
-        theta.grad = (torch.from_numpy(weights) @ G).to(theta).view_as(theta)
+        before = theta.detach().clone()  # type: ignore[operator]
+        theta.grad = (torch.from_numpy(weights) @ G).to(theta).view_as(theta)  # type: ignore[arg-type]
         adam.step()
         decay.step()
-        taken = G @ (theta.detach() - before).double().flatten()
+        taken = G @ (theta.detach() - before).double().flatten()  # type: ignore[operator]
         note(
             conflict=gramian[0, 1] < 0,
             sum_harms=(gramian.sum(axis=1) < 0).any(),
@@ -162,7 +162,7 @@ def jacobian(network: Network, tasks: list[int], batches: list[tuple[Tensor, Ten
 def measured(network: Network, condition: str, source: str) -> dict[str, float]:
     """Give the share of right answers, of each task that was learned and their mean."""
     learned = [0] if condition in ("shuffled labels", "same task twice") else [0, 1]
-    found = {}
+    found = {}  # type: ignore[var-annotated]
     for part in ("valid", "test"):
         images, labels = pairs(source, part)
         outputs = network(images)
