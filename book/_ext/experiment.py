@@ -35,13 +35,13 @@ def markdown(found: dict[str, Any], name: str) -> list[str]:
         pair = f"{each['condition']} against {each['against']}"
         delta = each["metric"] == "delta_m"  # a fraction; shown in per cent
         metric = each["metric"].removeprefix("test_").replace("_", " ")
+        metric = "Δm" if delta else metric
         longer = points(each["twice"]) if "twice" in each else ""
         power = ""
         if each["detectable"] is not None:
             power = f"{each['detectable'] * (100 if delta else 1):.2g}"
-        of = "Δm" if delta else metric
         rows.append(
-            f"| {pair} | {of} | {points(each)} | {longer} | {power} | **{word}** |"
+            f"| {pair} | {metric} | {points(each)} | {longer} | {power} | **{word}** |"
         )
     origin = found["provenance"]
     data = DATA.get(origin["data"]["name"], origin["data"]["name"])

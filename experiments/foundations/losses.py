@@ -140,6 +140,7 @@ def boxes(condition: str, rate: float, seed: int, steps: int) -> dict[str, float
     model = HardSharing(trunk, {"box": head})
     pull = PULLS["squared" if loss == "linear" else loss]
     for batch in descend(model, rate, len(x), seed, steps):
+        # PULLS holds lambdas, which have no types.
         pull(model(x[batch])["box"], truth[batch]).backward()  # type: ignore[no-untyped-call]
     found = {}
     for part in ("valid", "test"):

@@ -103,6 +103,7 @@ def check(model: HardSharing, x: Tensor, labels: Mapping[str, Tensor], rows: Ten
         else:
             loss = mse_loss(output.squeeze(1), labels[name])
         own = [*trunk, head.weight, head.bias]
+        # mypy knows a head of a ModuleDict only as a Module, whose attributes may be Modules.
         *there, weight, bias = torch.autograd.grad(loss, own, retain_graph=True)  # type: ignore[arg-type]
         torch.testing.assert_close(row, flat(there))
         torch.testing.assert_close([head.weight.grad, head.bias.grad], [weight, bias])

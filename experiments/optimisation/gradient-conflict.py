@@ -105,6 +105,7 @@ def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> d
         rows = [torch.from_numpy(draw.integers(len(images), size=BATCH))] * 2
         if len(network.hidden) != 1:  # nothing is shared: the sum trains each task by itself
             outputs = network(images[rows[0]])
+            # To mypy a sum may be the 0 that it starts from.
             sum(cross_entropy(outputs[k], labels[k, rows[0]]) for k in range(2)).backward()  # type: ignore[union-attr]
             adam.step()
             decay.step()
@@ -128,6 +129,7 @@ def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> d
         gramian = (G @ G.T).numpy()
         weights = weighting(np.zeros(2), gramian)
 
+        # mypy knows a layer of a ModuleList only as a Module, whose attributes may be Modules.
         theta = network.hidden[0].weight
         before = theta.detach().clone()  # type: ignore[operator]
         theta.grad = (torch.from_numpy(weights) @ G).to(theta).view_as(theta)  # type: ignore[arg-type]
@@ -162,6 +164,7 @@ def jacobian(network: Network, tasks: list[int], batches: list[tuple[Tensor, Ten
 def measured(network: Network, condition: str, source: str) -> dict[str, float]:
     """Give the share of right answers, of each task that was learned and their mean."""
     learned = [0] if condition in ("shuffled labels", "same task twice") else [0, 1]
+    # Annotated it would be another syntax tree, and every run would have to be repeated.
     found = {}  # type: ignore[var-annotated]
     for part in ("valid", "test"):
         images, labels = pairs(source, part)
