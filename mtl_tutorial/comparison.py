@@ -486,6 +486,48 @@ def gain(found: Mapping[str, Any], condition: str, metric: str, against: str) ->
     raise KeyError(f"no gain of {condition!r} over {against!r} in {metric!r}; there are {known}")
 
 
+def per_seed(
+    found: Mapping[str, Any], condition: str, steps: int | None = None
+) -> dict[str, np.ndarray]:
+    """Give the metrics of a condition at the setting that validation chose, a number a seed.
+
+    Parameters
+    ----------
+    found : mapping
+        What :func:`compare` returned, or the same read back from JSON.
+    condition : str
+    steps : int, optional
+        Twice ``found["steps"]`` for the runs that trained twice as long; without it ``found["steps"]``.
+
+    Returns
+    -------
+    dict from metric to numpy.ndarray
+        In the order of ``found["seeds"]``; NaN where a run gave no finite number.
+
+    Raises
+    ------
+    KeyError
+        There is no such run; the message lists those that there are.
+
+    Examples
+    --------
+    >>> run = {"condition": "shared", "setting": 0.1, "steps": 50, "metrics": {"test_f1": [0.8, 0.9]}}
+    >>> found = {"runs": [run], "chosen": {"shared": 0.1}, "steps": 50}
+    >>> per_seed(found, "shared")["test_f1"].tolist()
+    [0.8, 0.9]
+    """
+    wanted = condition, found["steps"] if steps is None else steps
+    chosen = {
+        (own["condition"], own["steps"]): own["metrics"]
+        for own in found["runs"]
+        if own["setting"] == found["chosen"][own["condition"]]
+    }
+    if wanted not in chosen:
+        known = sorted(f"{name!r} of {count} steps" for name, count in chosen)
+        raise KeyError(f"no run {condition!r} of {wanted[1]} steps; there are {', '.join(known)}")
+    return {metric: np.array(own, dtype=float) for metric, own in chosen[wanted].items()}
+
+
 def points(gain: Mapping[str, Any]) -> str:
     """Write a gain with its 95 % interval: in tenths of a point, or hundredths where it is narrow.
 

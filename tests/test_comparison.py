@@ -206,6 +206,20 @@ def test_only_validation_chooses() -> None:
         assert {key for key in found if found[key] != honest[key]} <= {"runs", "not_finite"}
 
 
+def test_the_numbers_of_a_seed_are_those_of_its_training_at_the_chosen_rate() -> None:
+    def longer_is_better(condition: str, rate: float, seed: int, steps: int) -> dict[str, float]:
+        return {name: x + steps / 1e4 for name, x in train(condition, rate, seed).items()}
+
+    found = json.loads(json.dumps(compared(longer_is_better, steps=100)))
+    assert found["chosen"]["shared"] == 0.1
+    for steps in (100, 200):
+        numbers = comparison.per_seed(found, "shared", steps)["test_accuracy"]
+        again = [longer_is_better("shared", 0.1, seed, steps) for seed in range(10)]
+        np.testing.assert_array_equal(numbers, [own["test_accuracy"] for own in again])
+    with pytest.raises(KeyError, match=r"no run 'shared' of 300 steps; .*'shared' of 100 steps"):
+        comparison.per_seed(found, "shared", 300)
+
+
 def test_errors_are_chosen_and_compared_as_errors() -> None:
     def erring(condition: str, rate: float, seed: int) -> dict[str, float]:
         metrics = train(condition, rate, seed)

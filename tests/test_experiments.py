@@ -175,6 +175,12 @@ def test_a_result_from_embedded_data_is_no_evidence(
     assert "not computed from the real data" in capsys.readouterr().out
 
 
+def test_a_result_from_data_that_a_program_writes_is_not_stale(script: Path) -> None:
+    load(script).main()
+    edit(result(script), '"source": "real"', '"source": "generated"')
+    assert load(script).main("--smoke") == 0
+
+
 def test_a_new_condition_trains_only_that(script: Path) -> None:
     load(script).main()
     third = load(script, CONDITIONS=("alone", "shared", "third"))
