@@ -49,7 +49,6 @@ OLD_FORM = {
     "case-studies/scenes",
     "case-studies/scenes-weights",
     "case-studies/sentiment-extension",
-    "optimisation/dynamic-weights",
     "optimisation/meta-learning",
 }
 
