@@ -49,7 +49,6 @@ OLD_FORM = {
     "case-studies/scenes",
     "case-studies/scenes-weights",
     "case-studies/sentiment-extension",
-    "optimisation/meta-learning",
 }
 
 FRAMEWORKS = ("pytorch", "keras")
