@@ -48,7 +48,6 @@ OLD_FORM = {
     "case-studies/resnet",
     "case-studies/scenes",
     "case-studies/scenes-weights",
-    "case-studies/sentiment-extension",
 }
 
 FRAMEWORKS = ("pytorch", "keras")
