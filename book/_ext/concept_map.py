@@ -33,7 +33,6 @@ BOXES = {
     "case-studies/scenes": (3, 1, "Scenes"),
     "case-studies/resnet": (3, 2, "A ResNet"),
     "case-studies/sentiment-extension": (3, 3, "Requests,\n3 levels"),
-    "case-studies/scenes-weights": (4, 1, "Scenes,\nweighed"),
 }
 """Document -> row, column, and a short name in one or two lines."""
 
@@ -50,7 +49,6 @@ LEADS = {
     "optimisation/gradient-conflict": ["optimisation/gradient-balancing"],
     "optimisation/static-weights": ["optimisation/dynamic-weights"],
     "optimisation/dynamic-weights": ["case-studies/scenes"],
-    "case-studies/scenes": ["case-studies/scenes-weights"],
     "optimisation/alternating": [
         "optimisation/meta-learning",
         "case-studies/resnet",
@@ -116,9 +114,14 @@ def box(name: str, address: str) -> str:
     )
 
 
+def bottom() -> int:
+    """Return where the lowest boxes end."""
+    return max(corner(name)[1] for name in BOXES) + HEIGHT
+
+
 def legend() -> str:
-    """Return what the colours mean, in the free corner under the boxes."""
-    x, y = 2 + 2 * (WIDTH + GAP), 2 + 4 * (HEIGHT + FALL) - 16
+    """Return what the colours mean, under the boxes."""
+    x, y = 2 + 2 * (WIDTH + GAP), bottom() + 16
     return "".join(
         f'<g class="{part}"><rect x="{x}" y="{y + 22 * i}" width="16" height="14" rx="3"/>'
         f'<text x="{x + 26}" y="{y + 22 * i + 13}" class="key">{caption}</text></g>'
@@ -131,7 +134,7 @@ def svg(address: Callable[[str], str]) -> str:
     ends = [corner(name) for name in BOXES]
     size = (
         max(x for x, _ in ends) + WIDTH + 2,
-        max(y for _, y in ends) + HEIGHT + 24,
+        bottom() + 22 * len(PARTS) + 16,
     )
     arrows = "".join(
         f'<path d="{arrow(start, end)}" marker-end="url(#leads-to)"/>'

@@ -46,8 +46,6 @@ READER_CHECKS: list[Check] = []
 OLD_CHECKS: list[Check] = []
 OLD_FORM = {
     "case-studies/resnet",
-    "case-studies/scenes",
-    "case-studies/scenes-weights",
 }
 
 FRAMEWORKS = ("pytorch", "keras")
