@@ -1,10 +1,9 @@
 """What a page of the book must keep: small functions from a file to a list of findings.
 
 A finding is one line: the file, the cell (counted from 1, of all cells), what is wrong and what to
-do. `PAGE_CHECKS` read any page, `CHAPTER_CHECKS` notebooks, `READER_CHECKS` the notebooks written for
-a reader who reads once, from top to bottom; together they are the contract that a chapter keeps. The
-pages in `OLD_FORM` are not yet so: until they are, they keep `OLD_CHECKS` instead. The docstring of a
-check says what it is for.
+do. `PAGE_CHECKS` read any page, `CHAPTER_CHECKS` notebooks, `READER_CHECKS` what makes a notebook a page
+for a reader who reads once, from top to bottom; together they are the contract that a chapter keeps.
+The docstring of a check says what it is for.
 """
 
 import ast
@@ -43,10 +42,6 @@ Check = Callable[[Path], list[str]]
 PAGE_CHECKS: list[Check] = []
 CHAPTER_CHECKS: list[Check] = []
 READER_CHECKS: list[Check] = []
-OLD_CHECKS: list[Check] = []
-OLD_FORM = {
-    "case-studies/resnet",
-}
 
 FRAMEWORKS = ("pytorch", "keras")
 TAGS = {
@@ -297,12 +292,6 @@ def tab_runs(page: Page) -> list[list[Cell]]:
     return [list(cells) for tabbed, cells in groups if tabbed]
 
 
-def code_lines(cell: Cell) -> int:
-    """Count the lines that are neither empty nor only a comment."""
-    lines = (line.strip() for line in cell.source.splitlines())
-    return sum(bool(line) and not line.startswith("#") for line in lines)
-
-
 # ---------------------------------------------------------------------------- 1, 2: clean, honest
 
 
@@ -532,29 +521,6 @@ BANNED = {
 }
 
 
-@check(OLD_CHECKS)
-def size(page: Page) -> Found:
-    """Let a chapter be read in one sitting: few cells, short cells, few words."""
-    seen_together = sum(
-        max(sum(name in cell.frameworks for cell in run) for name in FRAMEWORKS)
-        for run in tab_runs(page)
-    )
-    count = seen_together + sum(not cell.frameworks for cell in page.code)
-    if not 12 <= count <= 20:
-        yield None, f"has {count} code cells (a tab pair counts once); have 12 to 20"
-    for cell in page.code:
-        if (length := len(cell.source.splitlines())) > 30:
-            yield cell.number, f"has {length} lines, 30 at most; split it or use the library"
-    for name in FRAMEWORKS:
-        others = {tag for other in FRAMEWORKS if other != name for tag in (other, f"needs-{other}")}
-        read = [cell for cell in page.code if not cell.tags & others or name in cell.frameworks]
-        if (total := sum(map(code_lines, read))) > 250:
-            yield None, f"has {total} code lines for {name}; 250 at most"
-    words = sum(len(re.findall(r"\w+", prose(cell.source))) for cell in page.markdown)
-    if words > 2500:
-        yield None, f"has {words} words of prose; 2500 at most"
-
-
 @check(CHAPTER_CHECKS)
 def width(page: Page) -> Found:
     """Show code without scrolling."""
@@ -588,44 +554,6 @@ def counts(page: Page) -> Found:
 # ---------------------------------------------------------------------------- 5: structure
 
 ENDING = ("What can go wrong", "Check yourself", "What to read next")
-
-
-@check(OLD_CHECKS)
-def opening(page: Page) -> Found:
-    """Start with the title, what the reader will be able to do, and how long it takes."""
-    first = page.cells[0] if page.cells else None
-    if first is None or first.kind != "markdown":
-        yield 1, "is not Markdown; start with title, goals and time budget"
-        return
-    stream = list(tokens(first.source))
-    if not any(token.type == "heading_open" and token.tag == "h1" for token in stream):
-        yield 1, "has no title; start it with '# Title'"
-    text = prose(first.source).lower()
-    if "you will be able to" not in text:
-        yield 1, "does not say 'you will be able to'; follow it by a list of 2 to 4 verbs"
-    elif not 2 <= (verbs := goals(stream)) <= 4:
-        yield 1, f"lists {verbs} goals after 'you will be able to'; list 2 to 4 verbs"
-    budget = page.metadata.get("mtl_tutorial", {}).get("budget_seconds")
-    if not isinstance(budget, int | float) or not 0 < budget <= 90:
-        yield None, f"has budget_seconds {budget!r} in metadata mtl_tutorial; set 1 to 90"
-    elif not re.search(rf"\b{budget}\s*s(econds)?\b", text):
-        yield 1, f"does not state the time budget of the metadata; write '{budget} seconds'"
-
-
-def goals(stream: list[Token]) -> int:
-    """Count the items of the first list after the words 'you will be able to'."""
-    said = next(i for i, t in enumerate(stream) if "you will be able to" in _prose(t).lower())
-    types = [token.type for token in stream[said:]]
-    end = next((i for i, t in enumerate(types) if t.endswith("_list_close")), 0)
-    return types[:end].count("list_item_open")
-
-
-@check(OLD_CHECKS)
-def closing(page: Page) -> Found:
-    """End with pitfalls, exercises, questions and cited reading, in this order."""
-    wrong, questions, reading = ((title, place_of(page, title)) for title in ENDING)
-    yield from ordered([wrong, first_exercise(page), questions, reading])
-    yield from answers_and_reading(page)
 
 
 def ordered(parts: list[tuple[str, int | None]]) -> Found:
@@ -1085,15 +1013,3 @@ def notebooks(book: Path) -> list[Path]:
 def document(path: Path) -> str:
     """Return the name of a page in the table of contents: its part and its chapter."""
     return "/".join(path.with_suffix("").parts[-2:])
-
-
-def misfiled(book: Path) -> list[str]:
-    """Find names of `OLD_FORM` that are no page, or pages that have outgrown it."""
-    paths = {document(path): path for path in notebooks(book)}
-    found = []
-    for name in sorted(OLD_FORM):
-        if name not in paths:
-            found.append(f"{name}: is in OLD_FORM but no notebook; take it off the list")
-        elif not any(reader_check(paths[name]) for reader_check in READER_CHECKS):
-            found.append(f"{name}: passes every reader check; take it off OLD_FORM")
-    return found
