@@ -238,8 +238,42 @@ def _trial(model: Any, part: Split) -> dict[str, Tensor]:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     inputs = map_arrays(lambda array: to_tensor(model, array).to(device), part.inputs)
     with at_rest(model), torch.no_grad(), torch.random.fork_rng():
-        outputs: dict[str, Tensor] = model.decode(model.encode(inputs))
+        try:
+            outputs: dict[str, Tensor] = model.decode(model.encode(inputs))
+        except RuntimeError as error:
+            where = _failing(model, inputs)
+            if not where:
+                raise
+            raise ValueError(f"{where}: {error}") from error
     return outputs
+
+
+def _failing(model: Any, inputs: Any) -> str:
+    """Say in words which layer does not take what it is given; nothing if that is not seen."""
+    names = {module: name for name, module in model.named_modules()}
+    inside: list[str] = []
+
+    def enter(module: nn.Module, given: Any) -> None:
+        shapes = [tuple(each.shape) for each in given if isinstance(each, Tensor)]
+        kind, what = type(module).__name__, " and ".join(map(str, shapes))
+        inside.append(f"layer {names[module]!r}, a {kind}, does not take what has shape {what}")
+
+    def leave(module: nn.Module, given: Any, output: Any) -> None:
+        inside.pop()
+
+    handles = [
+        handle
+        for module in names
+        for handle in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave))
+    ]
+    try:
+        model.decode(model.encode(inputs))
+    except RuntimeError:
+        return inside[-1] if inside else ""
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ""
 
 
 def labelled_rows(task: Task, targets: np.ndarray) -> np.ndarray:

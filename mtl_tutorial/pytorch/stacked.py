@@ -172,8 +172,8 @@ class _Parts(nn.Module):
         self.model, self.names = model, names
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        features = self.model.trunk(inputs)
-        return features, {name: self.model.heads[name](features) for name in self.names}
+        features = self.model.encode(inputs)
+        return features, self.model.decode(features, self.names)
 
 
 class _Stack:
@@ -191,7 +191,7 @@ class _Stack:
         self.network = copy.deepcopy(parts[0]).train()
         self.parameters, _ = stack_module_state(list[nn.Module](parts))
         self.device = next(iter(self.parameters.values())).device
-        trunk = set(models[0].trunk.parameters())
+        trunk = set(models[0].shared_parameters())
         self.shared: list[Tensor] = []
         self.own: list[Tensor] = []
         for name, parameter in parts[0].named_parameters():

@@ -288,6 +288,13 @@ def _check_step(step: Step, device: torch.device) -> None:
     """Say what is wrong with how a step is to be taken."""
     if not isinstance(step.weighting, Weighting):
         raise TypeError(f"weighting is an object such as UPGrad(); got {step.weighting!r}")
+    shared = step.model.shared_parameters() if step.weighting.needs_gramian else ()
+    if step.weighting.needs_gramian and not any(each.requires_grad for each in shared):
+        raise ValueError(
+            f"{type(step.model).__name__} shares no parameter that is trained (a trunk may be frozen): "
+            f"no task gradients meet there, {type(step.weighting).__name__} has none to weight; use a "
+            "loss-based weighting, such as Static or UW"
+        )
     if step.accumulate > 1 and step.weighting.needs_gramian and step.gramian == "features":
         raise ValueError(
             "gramian='features' cannot be accumulated: the weights come after the last part, when "

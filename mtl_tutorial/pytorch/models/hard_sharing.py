@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mtl_tutorial._sharing import routes
 from mtl_tutorial.pytorch.models.box_head import BoxHead
 from mtl_tutorial.tasks import Boxes, Task, check_tasks
 
@@ -58,7 +59,12 @@ def linear_heads(tasks: Sequence[Task], features: int) -> dict[str, nn.Module]:
 
 
 class HardSharing(nn.Module):
-    """One trunk shared by all tasks, one head a task (Caruana, 1997).
+    r"""One trunk shared by all tasks, one head a task (Caruana, 1997); branches between, if need be.
+
+    .. math:: z = f(x; \theta), \qquad \hat y_k = h_k(z; \phi_k)
+
+    Layers of one task alone are part of its head. Layers of some tasks are a branch: tasks of a low
+    level leave early, at the trunk (Søgaard & Goldberg, 2016), the others go on together.
 
     Parameters
     ----------
@@ -66,6 +72,15 @@ class HardSharing(nn.Module):
         From inputs to features, shape (N, F).
     heads : mapping from task name to torch.nn.Module
         From features to the task's outputs, shape (N, task.outputs).
+    branches : sequence of (torch.nn.Module, sequence of task names)
+        Further layers, and the tasks that go through them. A branch reads what its tasks read
+        before it: the trunk, or an earlier branch of all of them.
+
+    Raises
+    ------
+    ValueError
+        There is no head; a branch names no task, or none that has a head, or tasks that an earlier
+        one has parted.
 
     Notes
     -----
@@ -73,6 +88,10 @@ class HardSharing(nn.Module):
     ``decode(features, tasks=None)`` and ``shared_parameters()`` as they are here; features may be one
     tensor, or several in a list, tuple or dict. With a fourth, ``extra_loss(features, targets)``, it
     adds a scalar of its own, unweighted: a penalty, an adversary.
+
+    With branches the features are a list: what the heads read, each once. Tasks that read different
+    tensors there are orthogonal by construction in the Gramian of the features
+    (``gramian="features"``); the exact one sees where they meet.
 
     Examples
     --------
@@ -82,27 +101,48 @@ class HardSharing(nn.Module):
     >>> model = HardSharing(mlp(784, 512, 256), linear_heads(tasks, features=256))
     >>> {name: tuple(out.shape) for name, out in model(torch.zeros(3, 28, 28)).items()}
     {'digit': (3, 10), 'gt5': (3, 1)}
+    >>> deeper = [(mlp(256, 256), ["digit"])]  # "gt5" leaves at the trunk
+    >>> model = HardSharing(mlp(784, 256), linear_heads(tasks, features=256), deeper)
+    >>> len(model.encode(torch.zeros(3, 28, 28)))
+    2
     """
 
-    def __init__(self, trunk: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self,
+        trunk: nn.Module,
+        heads: Mapping[str, nn.Module],
+        branches: Sequence[tuple[nn.Module, Sequence[str]]] = (),
+    ) -> None:
         super().__init__()
         if not heads:
             raise ValueError("a model needs at least one head")
+        self.routes = routes(list(heads), [list(tasks) for _, tasks in branches])
         self.trunk = trunk
+        self.branches = nn.ModuleList(branch for branch, _ in branches)
         self.heads = nn.ModuleDict(heads)
 
     def encode(self, inputs: Any) -> Any:
-        """Give the features, what the trunk makes of the inputs."""
-        return self.trunk(inputs)
+        """Give the features, what the trunk makes of the inputs; with branches, all that heads read."""
+        features = [self.trunk(inputs)]
+        if not self.branches:
+            return features[0]
+        for branch, place in zip(self.branches, self.routes.sources, strict=True):
+            features.append(branch(features[place]))
+        return [features[place] for place in self.routes.ends]
 
     def decode(self, features: Any, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
         names = self.heads if tasks is None else tasks
-        return {name: self.heads[name](features) for name in names}
+        if not self.branches:
+            return {name: self.heads[name](features) for name in names}
+        return {name: self.heads[name](features[self.routes.reads[name]]) for name in names}
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
-        """Give what all tasks share, the parameters of the trunk."""
-        return self.trunk.parameters()
+        """Give what tasks share: the parameters of the trunk, and of branches of two tasks or more."""
+        yield from self.trunk.parameters()
+        for branch, tasks in zip(self.branches, self.routes.tasks, strict=True):
+            if len(tasks) > 1:
+                yield from branch.parameters()
 
     def forward(self, inputs: Any) -> dict[str, Tensor]:
         """Give the outputs of every head, by task name."""
