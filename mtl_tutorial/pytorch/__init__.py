@@ -17,10 +17,17 @@ from mtl_tutorial.pytorch.losses import (
 )
 from mtl_tutorial.pytorch.meta import maml_step, reptile_step
 from mtl_tutorial.pytorch.models import (
+    MTAN,
+    PLE,
     BoxHead,
+    CrossStitch,
     HardSharing,
+    MMoE,
+    Modulated,
     SceneBoxHead,
     SceneCNN,
+    SharedPrivate,
+    SoftSharing,
     TextHead,
     TextLSTM,
     TextTransformer,
@@ -35,10 +42,17 @@ from mtl_tutorial.pytorch.stacked import fit_stacked
 from mtl_tutorial.pytorch.training import evaluate, fit, predict
 
 __all__ = [
+    "MTAN",
+    "PLE",
     "BoxHead",
+    "CrossStitch",
     "HardSharing",
+    "MMoE",
+    "Modulated",
     "SceneBoxHead",
     "SceneCNN",
+    "SharedPrivate",
+    "SoftSharing",
     "TextHead",
     "TextLSTM",
     "TextTransformer",
