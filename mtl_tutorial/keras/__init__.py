@@ -16,10 +16,17 @@ from mtl_tutorial.keras.losses import giou_loss, label_losses, task_loss, task_l
 from mtl_tutorial.keras.meta import maml_step, reptile_step
 from mtl_tutorial.keras.metrics import Scores, evaluate, task_metrics
 from mtl_tutorial.keras.models import (
+    MTAN,
+    PLE,
     BoxHead,
+    CrossStitch,
     HardSharing,
+    MMoE,
+    Modulated,
     SceneBoxHead,
     SceneCNN,
+    SharedPrivate,
+    SoftSharing,
     TextHead,
     TextLSTM,
     TextTransformer,
@@ -33,12 +40,19 @@ from mtl_tutorial.keras.sharing import task_blocks
 from mtl_tutorial.keras.training import MultiTaskModel
 
 __all__ = [
+    "MTAN",
+    "PLE",
     "BoxHead",
+    "CrossStitch",
     "HardSharing",
+    "MMoE",
+    "Modulated",
     "MultiTaskModel",
     "SceneBoxHead",
     "SceneCNN",
     "Scores",
+    "SharedPrivate",
+    "SoftSharing",
     "TextHead",
     "TextLSTM",
     "TextTransformer",

@@ -180,7 +180,9 @@ class MultiTaskModel(EncodeDecode):
     def build(self, input_shape: Any) -> None:
         """Create the weights, for numbers of this shape (None stands for the rows)."""
         own = type(self.wrapped).build not in (keras.Layer.build, keras.Model.build)
-        if own and not isinstance(self.wrapped, EncodeDecode) and not self.wrapped.built:
+        if own and not self.wrapped.built:
+            if isinstance(self.wrapped, EncodeDecode):
+                self.wrapped._dtypes = self._dtypes
             self.wrapped.build(input_shape)
         super().build(input_shape)
         self.wrapped.built = True

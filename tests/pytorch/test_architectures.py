@@ -267,7 +267,7 @@ def test_it_trains_by_gramians(kind: str, gramian: Any) -> None:
     fit(model, TASKS, train, epochs=6, batch_size=20, weighting=UPGrad(), gramian=gramian,
         optimizer=torch.optim.Adam(model.parameters(), 0.01), record=steps, device="cpu")  # fmt: skip
     assert evaluate(model, TASKS, train)["loss"] < before - 0.3
-    own_features = kind not in ("HardSharing", "HardSharing, branched", "SharedPrivate")
+    own_features = kind not in ("HardSharing", "SharedPrivate")
     if gramian == "features" and own_features:
         for step in steps:
             found = step["gramian"]

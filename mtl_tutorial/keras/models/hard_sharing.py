@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from mtl_tutorial._sharing import routes
 from mtl_tutorial.datasets import check_inputs
 from mtl_tutorial.keras.models.box_head import BoxHead
 from mtl_tutorial.tasks import Boxes, Task, check_tasks
@@ -153,7 +154,10 @@ class EncodeDecode(keras.Model):  # type: ignore[misc]  # Keras has no types
 
 @keras.saving.register_keras_serializable("mtl_tutorial")
 class HardSharing(EncodeDecode):
-    """One trunk shared by all tasks, one head a task (Caruana, 1997).
+    """One trunk shared by all tasks, one head a task (Caruana, 1997); branches between, if need be.
+
+    Layers of one task alone are part of its head. Layers of some tasks are a branch: tasks of a low
+    level leave early, at the trunk (Søgaard & Goldberg, 2016), the others go on together.
 
     Parameters
     ----------
@@ -161,6 +165,21 @@ class HardSharing(EncodeDecode):
         From inputs to features, shape (N, F), or several.
     heads : mapping from task name to keras.Layer
         From features to the task's outputs, shape (N, task.outputs), or (N, ..., task.outputs).
+    branches : sequence of (keras.Layer, sequence of task names)
+        Further layers, and the tasks that go through them. A branch reads what its tasks read
+        before it: the trunk, or an earlier branch of all of them.
+
+    Raises
+    ------
+    ValueError
+        There is no head; a branch names no task, or none that has a head, or tasks that an earlier
+        one has parted.
+
+    Notes
+    -----
+    With branches the features are a list: what the heads read, each once. Tasks that read different
+    tensors there are orthogonal by construction in the Gramian of the features
+    (``gramian="features"``); the exact one sees where they meet.
 
     Examples
     --------
@@ -170,37 +189,61 @@ class HardSharing(EncodeDecode):
     >>> model = HardSharing(mlp(784, 512, 256), linear_heads(tasks))
     >>> {name: tuple(out.shape) for name, out in model(np.zeros((3, 28, 28))).items()}
     {'digit': (3, 10), 'gt5': (3, 1)}
+    >>> deeper = [(mlp(256, 256), ["digit"])]  # "gt5" leaves at the trunk
+    >>> model = HardSharing(mlp(784, 256), linear_heads(tasks), deeper)
+    >>> len(model.encode(np.zeros((3, 28, 28))))
+    2
     """
 
-    def __init__(self, trunk: keras.Layer, heads: Mapping[str, keras.Layer], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        trunk: keras.Layer,
+        heads: Mapping[str, keras.Layer],
+        branches: Sequence[tuple[keras.Layer, Sequence[str]]] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if not heads:
             raise ValueError("a model needs at least one head")
+        self.routes = routes(list(heads), [list(tasks) for _, tasks in branches])
         self.trunk = trunk
+        self.branches = [branch for branch, _ in branches]
         self.heads = dict(heads)
 
     def encode(self, inputs: Any, training: bool | None = None) -> Any:
-        """Give the features, the output of the trunk."""
-        return self.trunk(inputs, training=training)
+        """Give the features, the output of the trunk; with branches, all that heads read."""
+        features = [self.trunk(inputs, training=training)]
+        if not self.branches:
+            return features[0]
+        for branch, place in zip(self.branches, self.routes.sources, strict=True):
+            features.append(branch(features[place], training=training))
+        return [features[place] for place in self.routes.ends]
 
     def decode(
         self, features: Any, tasks: Sequence[str] | None = None, training: bool | None = None
     ) -> dict[str, Any]:
         """Give the outputs of the tasks named, of all if none is; other heads do not run."""
         names = self.heads if tasks is None else tasks
-        return {name: self.heads[name](features, training=training) for name in names}
+        read = dict.fromkeys(names, features)
+        if self.branches:
+            read = {name: features[self.routes.reads[name]] for name in names}
+        return {name: self.heads[name](z, training=training) for name, z in read.items()}
 
     def shared_parameters(self) -> list[keras.Variable]:
-        """Give the trainable variables of the trunk."""
-        return list(self.trunk.trainable_variables)
+        """Give the trainable variables of the trunk, and of branches of two tasks or more."""
+        pairs = zip(self.branches, self.routes.tasks, strict=True)
+        shared = [self.trunk, *(branch for branch, tasks in pairs if len(tasks) > 1)]
+        return [variable for layer in shared for variable in layer.trainable_variables]
 
     def get_config(self) -> dict[str, Any]:
-        """Trunk and heads, for ``save``."""
+        """Trunk, heads and branches, for ``save``."""
         serialize = keras.saving.serialize_keras_object
         config: dict[str, Any] = super().get_config()
+        pairs = zip(self.branches, self.routes.tasks, strict=True)
         return config | {
             "trunk": serialize(self.trunk),
             "heads": {name: serialize(head) for name, head in self.heads.items()},
+            "branches": [[serialize(branch), list(tasks)] for branch, tasks in pairs],
         }
 
     @classmethod
@@ -209,4 +252,6 @@ class HardSharing(EncodeDecode):
         load = keras.saving.deserialize_keras_object
         with quiet_build():
             heads = {name: load(head) for name, head in config["heads"].items()}
-            return cls(**config | {"trunk": load(config["trunk"]), "heads": heads})
+            branches = [(load(branch), tasks) for branch, tasks in config.get("branches", [])]
+            own = {"trunk": load(config["trunk"]), "heads": heads, "branches": branches}
+            return cls(**config | own)

@@ -75,9 +75,9 @@ class Modulated(nn.Module):
         if embedding < 1:
             raise ValueError(f"an embedding has at least one number; got {embedding}")
         self.stages, self.heads, self.axis = nn.ModuleList(stages), checked(heads), axis
-        self.embeddings = nn.ParameterDict(
-            {name: nn.Parameter(torch.randn(embedding)) for name in heads}
-        )
+        self.embeddings = nn.ParameterDict()  # of a dict it would sort the names
+        for name in heads:
+            self.embeddings[name] = nn.Parameter(torch.randn(embedding))
         self.modulations = nn.ModuleList()
         for width in widths:
             linear = nn.Linear(embedding, 2 * width, bias=False)
