@@ -17,6 +17,7 @@ from mtl_tutorial.datasets._digits import digits
 from mtl_tutorial.datasets._fashion_mnist import fashion_mnist
 from mtl_tutorial.datasets._mnist import mnist
 from mtl_tutorial.datasets._overlaid import overlaid
+from mtl_tutorial.datasets._regressions import correlated_regressions
 from mtl_tutorial.datasets._requests import customer_requests
 from mtl_tutorial.datasets._rotated import rotated
 from mtl_tutorial.datasets._scenes import ink_box, scenes
@@ -28,6 +29,7 @@ __all__ = [
     "Split",
     "check_inputs",
     "concatenate",
+    "correlated_regressions",
     "cropped",
     "customer_requests",
     "digits",
