@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from mtl_tutorial.comparison import compare
 from mtl_tutorial.datasets import Split
+from mtl_tutorial.plotting import sharing_diagram, sharing_text
 from mtl_tutorial.pytorch import (
     MTAN,
     PLE,
@@ -280,6 +282,22 @@ def test_soft_sharing_has_nothing_to_weight() -> None:
 
 
 @every
+def test_it_trains_in_mixed_precision(kind: str) -> None:
+    model = build(kind)
+    history = fit(model, TASKS, data(40), epochs=2, amp=torch.bfloat16, device="cpu")
+    assert all(np.isfinite(values).all() for values in history.values())
+
+
+@every
+def test_it_is_drawn_from_itself(kind: str) -> None:
+    blocks = task_blocks(build(kind), torch.ones(2, 6))
+    figure = sharing_diagram(blocks)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(FLOW[kind])
+    assert f"{COUNTS[kind]:,} parameters in {len(FLOW[kind])} blocks" in sharing_text(blocks)
+    plt.close(figure)
+
+
+@every
 def test_a_head_that_is_not_asked_for_does_not_run(kind: str) -> None:
     model, inputs = build(kind), torch.ones(2, 6)
     model.heads["big"] = nn.Identity()  # for a shape no head gives
@@ -364,7 +382,8 @@ def test_blocks_of_any_kind(kind: str, blocks: str) -> None:
     def gate(width: int, count: int) -> nn.Module:
         return Places(nn.Linear(width, count), dims)
 
-    first, second = partial(layer, 2, 3), partial(layer, 3, 4)
+    first: Any = partial(layer, 2, 3)
+    second: Any = partial(layer, 3, 4)
 
     def tower() -> nn.Module:
         return nn.Sequential(first(), second())

@@ -35,7 +35,16 @@ class Handed:
 
 
 class Architecture(EncodeDecode):
-    """A model that is saved as the arguments it would be made of again."""
+    """A model whose heads read features of their own task, saved as what it would be made of again."""
+
+    heads: Mapping[str, keras.Layer]
+
+    def decode(
+        self, features: Any, tasks: Sequence[str] | None = None, training: bool | None = None
+    ) -> dict[str, Any]:
+        """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
+        names = self.heads if tasks is None else tasks
+        return {name: self.heads[name](features[name], training=training) for name in names}
 
     def arguments(self) -> dict[str, Any]:
         """Give the arguments of the constructor, with :class:`Handed` in place of builders."""

@@ -93,16 +93,6 @@ class CrossStitch(Architecture):
             mixed = {name: found[k] for k, name in enumerate(self.towers)}
         return mixed
 
-    def decode(
-        self,
-        features: Mapping[str, Any],
-        tasks: Sequence[str] | None = None,
-        training: bool | None = None,
-    ) -> dict[str, Any]:
-        """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
-        names = self.heads if tasks is None else tasks
-        return {name: self.heads[name](features[name], training=training) for name in names}
-
     def shared_parameters(self) -> list[keras.Variable]:
         """Give the parameters of all towers, and the matrices."""
         towers = [v for tower in self.towers.values() for s in tower for v in s.trainable_variables]

@@ -1,6 +1,6 @@
 """Multi-gate mixture of experts: shared experts, and for each task a gate that mixes them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -103,16 +103,6 @@ class MMoE(Architecture):
         """Give the features of each task, its mixture of experts, by its name."""
         found = self._mixtures(inputs, training)
         return {name: mixture for name, (_, mixture) in found.items()}
-
-    def decode(
-        self,
-        features: Mapping[str, Any],
-        tasks: Sequence[str] | None = None,
-        training: bool | None = None,
-    ) -> dict[str, Any]:
-        """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
-        names = self.heads if tasks is None else tasks
-        return {name: self.heads[name](features[name], training=training) for name in names}
 
     def shared_parameters(self) -> list[keras.Variable]:
         """Give the parameters of the bottom and of all experts."""

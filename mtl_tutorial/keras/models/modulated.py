@@ -103,16 +103,6 @@ class Modulated(Architecture):
         scale, shift = (along(part, axis, dimensions) for part in (both[:width], both[width:]))
         return (1 + scale) * z + shift
 
-    def decode(
-        self,
-        features: Mapping[str, Any],
-        tasks: Sequence[str] | None = None,
-        training: bool | None = None,
-    ) -> dict[str, Any]:
-        """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
-        names = self.heads if tasks is None else tasks
-        return {name: self.heads[name](features[name], training=training) for name in names}
-
     def shared_parameters(self) -> list[keras.Variable]:
         """Give the parameters of the stages, and the matrices."""
         stages = [variable for stage in self.stages for variable in stage.trainable_variables]

@@ -94,16 +94,6 @@ class MTAN(Architecture):
                 seen[name] = ops.sigmoid(mask) * shared
         return seen
 
-    def decode(
-        self,
-        features: Mapping[str, Any],
-        tasks: Sequence[str] | None = None,
-        training: bool | None = None,
-    ) -> dict[str, Any]:
-        """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
-        names = self.heads if tasks is None else tasks
-        return {name: self.heads[name](features[name], training=training) for name in names}
-
     def shared_parameters(self) -> list[keras.Variable]:
         """Give the parameters of the trunk."""
         return [variable for stage in self.stages for variable in stage.trainable_variables]

@@ -136,16 +136,6 @@ class PLE(Architecture):
         """Give the features of each task, by its name."""
         return self._run(inputs, training)[0]
 
-    def decode(
-        self,
-        features: Mapping[str, Any],
-        tasks: Sequence[str] | None = None,
-        training: bool | None = None,
-    ) -> dict[str, Any]:
-        """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
-        names = self.heads if tasks is None else tasks
-        return {name: self.heads[name](features[name], training=training) for name in names}
-
     def shared_parameters(self) -> list[keras.Variable]:
         """Give what more than one task reads; see the notes."""
         layers = [self.bottom]

@@ -1,6 +1,6 @@
 """Soft parameter sharing: a network for each task, all tied to each other by a penalty."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -78,16 +78,6 @@ class SoftSharing(Architecture):
         """Give the features of each task, by its name."""
         return {name: tower(inputs, training=training) for name, tower in self.towers.items()}
 
-    def decode(
-        self,
-        features: Mapping[str, Any],
-        tasks: Sequence[str] | None = None,
-        training: bool | None = None,
-    ) -> dict[str, Any]:
-        """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
-        names = self.heads if tasks is None else tasks
-        return {name: self.heads[name](features[name], training=training) for name in names}
-
     def shared_parameters(self) -> list[keras.Variable]:
         """Give nothing: no two tasks share a parameter."""
         return []
@@ -95,7 +85,7 @@ class SoftSharing(Architecture):
     def penalty(self) -> Any:
         """Give the squared distances of the towers from their mean, times half the strength."""
         towers = zip(*(tower.trainable_variables for tower in self.towers.values()), strict=True)
-        each = [ops.stack([ops.convert_to_tensor(v) for v in own]) for own in towers]
+        each = [ops.stack([variable.value for variable in own]) for own in towers]
         apart = [ops.sum(ops.square(own - ops.mean(own, axis=0))) for own in each]
         return sum(apart) * (self.strength / 2)
 

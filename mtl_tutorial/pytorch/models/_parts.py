@@ -10,6 +10,25 @@ from torch import Tensor, nn
 Builder = Callable[..., nn.Module]
 
 
+class Architecture(nn.Module):
+    """A model whose heads read features of their own task; each says its ``encode`` itself."""
+
+    heads: nn.ModuleDict
+
+    def encode(self, inputs: Any) -> Any:
+        """Give the features of each task, by its name."""
+        raise NotImplementedError
+
+    def decode(self, features: Any, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
+        names = self.heads if tasks is None else tasks
+        return {name: self.heads[name](features[name]) for name in names}
+
+    def forward(self, inputs: Any) -> dict[str, Tensor]:
+        """Give the outputs of every head, by task name."""
+        return self.decode(self.encode(inputs))
+
+
 def made(name: str, build: Builder, count: int, *settings: int) -> list[nn.Module]:
     """Call a builder several times; each call must give new layers, or they would be tied."""
     if isinstance(build, nn.Module) or not callable(build):

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtl_tutorial.pytorch.models._parts import Builder, checked, for_each, stacked
+from mtl_tutorial.pytorch.models._parts import Architecture, Builder, checked, for_each, stacked
 
 
-class CrossStitch(nn.Module):
+class CrossStitch(Architecture):
     r"""A tower for each task; after each stage all tasks' activations are mixed (Misra et al., 2016).
 
     .. math:: \tilde z_{k,l} = \sum_j A^{(l)}_{kj}\, z_{j,l}, \qquad
@@ -81,21 +81,10 @@ class CrossStitch(nn.Module):
                 f"stage {number + 1} of {name!r}": tower[number](mixed[name])
                 for name, tower in self.towers.items()
             }
-            found = torch.tensordot(unit, stacked(given, dim=0), dims=1)
+            found = torch.einsum("kj,j...->k...", unit, stacked(given, dim=0))
             mixed = dict(zip(self.towers, found.unbind(), strict=True))
         return mixed
-
-    def decode(
-        self, features: Mapping[str, Tensor], tasks: Sequence[str] | None = None
-    ) -> dict[str, Tensor]:
-        """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
-        names = self.heads if tasks is None else tasks
-        return {name: self.heads[name](features[name]) for name in names}
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         """Give the parameters of all towers, and the matrices."""
         return chain(self.towers.parameters(), self.units.parameters())
-
-    def forward(self, inputs: Any) -> dict[str, Tensor]:
-        """Give the outputs of every head, by task name."""
-        return self.decode(self.encode(inputs))

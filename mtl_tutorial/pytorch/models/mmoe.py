@@ -1,15 +1,15 @@
 """Multi-gate mixture of experts: shared experts, and for each task a gate that mixes them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
 
-from mtl_tutorial.pytorch.models._parts import Builder, checked, gated, made, stacked
+from mtl_tutorial.pytorch.models._parts import Architecture, Builder, checked, gated, made, stacked
 
 
-class MMoE(nn.Module):
+class MMoE(Architecture):
     r"""Experts that all tasks share, mixed for each task by a gate of its own (Ma et al., 2018).
 
     .. math:: z_k = \sum_{e=1}^{E} \pi_{k,e}(x)\, f_e(x), \qquad
@@ -90,17 +90,6 @@ class MMoE(nn.Module):
         """Give the features of each task, its mixture of experts, by its name."""
         return {name: mixture for name, (_, mixture) in self._mixtures(inputs).items()}
 
-    def decode(
-        self, features: Mapping[str, Tensor], tasks: Sequence[str] | None = None
-    ) -> dict[str, Tensor]:
-        """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
-        names = self.heads if tasks is None else tasks
-        return {name: self.heads[name](features[name]) for name in names}
-
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         """Give the parameters of the bottom and of all experts."""
         return chain(self.bottom.parameters(), self.experts.parameters())
-
-    def forward(self, inputs: Any) -> dict[str, Tensor]:
-        """Give the outputs of every head, by task name."""
-        return self.decode(self.encode(inputs))

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtl_tutorial.pytorch.models._parts import along, checked
+from mtl_tutorial.pytorch.models._parts import Architecture, along, checked
 
 
-class Modulated(nn.Module):
+class Modulated(Architecture):
     r"""One trunk for all tasks, its channels scaled and shifted for each (FiLM, Perez et al., 2018).
 
     .. math:: z_{k,l} = (1 + \gamma_{k,l}) \odot f_l(z_{k,l-1}) + \beta_{k,l}, \qquad
@@ -103,17 +103,6 @@ class Modulated(nn.Module):
             )
         return (1 + along(scale, self.axis, z.dim())) * z + along(shift, self.axis, z.dim())
 
-    def decode(
-        self, features: Mapping[str, Tensor], tasks: Sequence[str] | None = None
-    ) -> dict[str, Tensor]:
-        """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
-        names = self.heads if tasks is None else tasks
-        return {name: self.heads[name](features[name]) for name in names}
-
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         """Give the parameters of the stages, and the matrices."""
         return chain(self.stages.parameters(), self.modulations.parameters())
-
-    def forward(self, inputs: Any) -> dict[str, Tensor]:
-        """Give the outputs of every head, by task name."""
-        return self.decode(self.encode(inputs))

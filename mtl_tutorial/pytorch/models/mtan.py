@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtl_tutorial.pytorch.models._parts import Builder, checked, for_each
+from mtl_tutorial.pytorch.models._parts import Architecture, Builder, checked, for_each
 
 
-class MTAN(nn.Module):
+class MTAN(Architecture):
     r"""One trunk, and for each task a mask on what each of its stages gives (Liu et al., 2019).
 
     .. math:: p_l = f_l(p_{l-1}), \qquad
@@ -98,17 +98,6 @@ class MTAN(nn.Module):
                 seen[name] = mask.sigmoid() * shared
         return seen
 
-    def decode(
-        self, features: Mapping[str, Tensor], tasks: Sequence[str] | None = None
-    ) -> dict[str, Tensor]:
-        """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
-        names = self.heads if tasks is None else tasks
-        return {name: self.heads[name](features[name]) for name in names}
-
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         """Give the parameters of the trunk."""
         return self.stages.parameters()
-
-    def forward(self, inputs: Any) -> dict[str, Tensor]:
-        """Give the outputs of every head, by task name."""
-        return self.decode(self.encode(inputs))

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mtl_tutorial.pytorch.models._parts import Builder, checked, gated, made, stacked
+from mtl_tutorial.pytorch.models._parts import Architecture, Builder, checked, gated, made, stacked
 
 
-class PLE(nn.Module):
+class PLE(Architecture):
     r"""Levels of experts, each task's own and shared ones, mixed by gates (Tang et al., 2020).
 
     .. math:: z_k^{(l)} = \sum_{e \in \mathcal E_k \cup \mathcal E_0} \pi^{(l)}_{k,e}\, f^{(l)}_e,
@@ -125,13 +125,6 @@ class PLE(nn.Module):
         """Give the features of each task, by its name."""
         return self._run(inputs)[0]
 
-    def decode(
-        self, features: Mapping[str, Tensor], tasks: Sequence[str] | None = None
-    ) -> dict[str, Tensor]:
-        """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
-        names = self.heads if tasks is None else tasks
-        return {name: self.heads[name](features[name]) for name in names}
-
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         """Give what more than one task reads; see the notes."""
         yield from self.bottom.parameters()
@@ -142,7 +135,3 @@ class PLE(nn.Module):
                 yield from level["shared_gate"].parameters()
             if above > 1:
                 yield from level["gates"].parameters()
-
-    def forward(self, inputs: Any) -> dict[str, Tensor]:
-        """Give the outputs of every head, by task name."""
-        return self.decode(self.encode(inputs))

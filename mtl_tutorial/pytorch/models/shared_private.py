@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F  # PyTorch's own name for it
 from torch import Tensor, nn
 
-from mtl_tutorial.pytorch.models._parts import Builder, checked, made
+from mtl_tutorial.pytorch.models._parts import Architecture, Builder, checked, made
 
 
-class SharedPrivate(nn.Module):
+class SharedPrivate(Architecture):
     r"""A shared encoder and a private one for each task; a head reads both (Liu et al., 2017).
 
     .. math:: \hat y_k = h_k([\,s(x),\; p_k(x)\,]), \qquad
@@ -116,13 +116,15 @@ class SharedPrivate(nn.Module):
 
     def extra_loss(self, features: Mapping[str, Any], targets: Mapping[str, Tensor]) -> Tensor:
         """Give the penalty and the adversary's loss, which go through unweighted."""
-        shared = features["shared"].flatten(1)
-        total: Tensor = shared.new_zeros(())
+        precision = next(self.shared.parameters()).dtype  # also where features have less of it
+        shared = features["shared"].to(precision)
+        flat, total = shared.flatten(1), shared.new_zeros(())
         for private in features["private"].values():
-            total = total + (shared.T @ private.flatten(1) / len(shared)).square().sum()
+            product = flat.T @ private.to(precision).flatten(1) / len(flat)
+            total = total + product.square().sum()
         total = self.orthogonality * total
         if self.discriminator is not None:
-            total = total + self._adversary(features["shared"], targets)
+            total = total + self._adversary(shared, targets)
         return total
 
     def _adversary(self, shared: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
@@ -145,10 +147,6 @@ class SharedPrivate(nn.Module):
             )
         each = F.cross_entropy(logits, there.int().argmax(dim=1), reduction="none")
         return (each * single).sum() / single.sum().clamp(min=1)
-
-    def forward(self, inputs: Any) -> dict[str, Tensor]:
-        """Give the outputs of every head, by task name."""
-        return self.decode(self.encode(inputs))
 
 
 def labelled_rows(targets: Tensor) -> Tensor:

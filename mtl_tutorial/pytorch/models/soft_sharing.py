@@ -1,15 +1,15 @@
 """Soft parameter sharing: a network for each task, all tied to each other by a penalty."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mtl_tutorial.pytorch.models._parts import Builder, checked, made
+from mtl_tutorial.pytorch.models._parts import Architecture, Builder, checked, made
 
 
-class SoftSharing(nn.Module):
+class SoftSharing(Architecture):
     r"""A tower for each task, drawn towards the mean of all towers (Evgeniou & Pontil, 2004).
 
     .. math:: L = \sum_k L_k(\theta_k) + \frac{\lambda}{2} \sum_k \lVert \theta_k - \bar\theta
@@ -75,13 +75,6 @@ class SoftSharing(nn.Module):
         """Give the features of each task, by its name."""
         return {name: tower(inputs) for name, tower in self.towers.items()}
 
-    def decode(
-        self, features: Mapping[str, Any], tasks: Sequence[str] | None = None
-    ) -> dict[str, Tensor]:
-        """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
-        names = self.heads if tasks is None else tasks
-        return {name: self.heads[name](features[name]) for name in names}
-
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         """Give nothing: no two tasks share a parameter."""
         return iter(())
@@ -96,7 +89,3 @@ class SoftSharing(nn.Module):
     def extra_loss(self, features: Mapping[str, Any], targets: Mapping[str, Tensor]) -> Tensor:
         """Give the penalty, which goes through unweighted."""
         return self.penalty()
-
-    def forward(self, inputs: Any) -> dict[str, Tensor]:
-        """Give the outputs of every head, by task name."""
-        return self.decode(self.encode(inputs))
