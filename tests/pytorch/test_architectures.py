@@ -373,7 +373,7 @@ def test_blocks_of_any_kind(kind: str, blocks: str) -> None:
     image = blocks == "convolutional"
     layer: Any = conv if image else States
     axis, dims = (1, (2, 3)) if image else (-1, (1,))
-    pointwise = partial(nn.Conv2d, kernel_size=1) if image else nn.Linear
+    pointwise: Any = partial(nn.Conv2d, kernel_size=1) if image else nn.Linear
     inputs = torch.randn(6, 2, 5, 5) if image else torch.randn(6, 7, 2)
 
     def ends(width: int) -> dict[str, nn.Module]:
@@ -388,7 +388,7 @@ def test_blocks_of_any_kind(kind: str, blocks: str) -> None:
     def tower() -> nn.Module:
         return nn.Sequential(first(), second())
 
-    model: Any = {
+    models: dict[str, Callable[[], Any]] = {
         "HardSharing": lambda: HardSharing(tower(), ends(4), [(layer(4, 4), ["size"])]),
         "SoftSharing": lambda: SoftSharing(tower, ends(4), 0.1),
         "CrossStitch": lambda: CrossStitch([first, second], ends(4)),
@@ -405,7 +405,8 @@ def test_blocks_of_any_kind(kind: str, blocks: str) -> None:
             tower, ends(8), Places(nn.Linear(4, 3), dims), axis=axis
         ),
         "Modulated": lambda: Modulated([first(), second()], [3, 4], ends(4), axis=axis),
-    }[kind]()
+    }
+    model = models[kind]()
     targets = {
         "kind": torch.tensor([0, 2, -1, -1, -1, -1]),
         "big": torch.tensor([-1, -1, 1, 0, -1, -1]),

@@ -118,7 +118,8 @@ class SharedPrivate(Architecture):
         """Give the penalty and the adversary's loss, which go through unweighted."""
         precision = next(self.shared.parameters()).dtype  # also where features have less of it
         shared = features["shared"].to(precision)
-        flat, total = shared.flatten(1), shared.new_zeros(())
+        flat = shared.flatten(1)
+        total: Tensor = shared.new_zeros(())
         for private in features["private"].values():
             product = flat.T @ private.to(precision).flatten(1) / len(flat)
             total = total + product.square().sum()
