@@ -157,6 +157,45 @@ def test_blocks_have_names_that_say_what_they_are() -> None:
     }
 
 
+def test_recurrent_blocks() -> None:
+    """States at all places; heads and gates read the mean of them."""
+
+    def states(width: int) -> keras.Layer:
+        return keras.layers.LSTM(width, return_sequences=True)
+
+    def after_mean(width: int) -> keras.Layer:
+        return keras.Sequential([keras.layers.GlobalAveragePooling1D(), Dense(width)])
+
+    def ends() -> dict[str, keras.Layer]:
+        return {task.name: after_mean(task.outputs) for task in TASKS}
+
+    def three() -> keras.Layer:
+        return states(3)
+
+    def four() -> keras.Layer:
+        return states(4)
+
+    inputs = np.random.default_rng(0).normal(size=(20, 7, 2)).astype("float32")
+    models: list[Any] = [
+        HardSharing(three(), ends(), [(four(), ["size"])]),
+        SoftSharing(four, ends(), 0.1),
+        CrossStitch([three, four], ends()),
+        MTAN([three(), four()], [lambda: Dense(3), lambda: Dense(4)], [three], ends()),
+        MMoE(four, after_mean, ends()),
+        PLE([three, four], [after_mean, after_mean], ends()),
+        SharedPrivate(four, ends(), after_mean(3)),
+        Modulated([three(), four()], [3, 4], ends()),
+    ]
+    for model in models:
+        outputs = model(inputs)
+        assert {name: tuple(output.shape) for name, output in outputs.items()} == {
+            task.name: (20, task.outputs) for task in TASKS
+        }
+        if hasattr(model, "extra_loss"):
+            loss = model.extra_loss(model.encode(inputs), data(20).targets)
+            assert np.isfinite(float(loss))
+
+
 SAME = mlp(6, 4)
 
 
@@ -234,6 +273,15 @@ MISFITS: dict[str, tuple[Callable[[], Any], str]] = {
     "a mask": (
         lambda: MTAN([mlp(6, 4)], [lambda: Dense(5)], [], heads()),
         r"mask 1 of 'kind' has the shape \(None, 5\), but stage 1 gives \(None, 4\)",
+    ),
+    "a carry": (
+        lambda: MTAN(
+            [mlp(6, 5), mlp(5, 4)],
+            [lambda: Dense(5), lambda: Dense(4)],
+            [lambda: keras.layers.Reshape((5, 1))],
+            heads(),
+        ),
+        r"channels only: carry 1 of 'kind' gives \(None, 5, 1\), stage 2 \(None, 4\)",
     ),
     "a width": (
         lambda: Modulated([mlp(6, 4)], [5], heads()),

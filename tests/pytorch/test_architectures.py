@@ -716,6 +716,12 @@ def growing() -> Callable[[], nn.Module]:
     return lambda: mlp(6, next(widths))
 
 
+def unfolding() -> Callable[[], nn.Module]:
+    """Give a builder whose third encoder has features of another shape."""
+    ends = iter([nn.Identity(), nn.Identity(), nn.Unflatten(1, (4, 1)), nn.Identity()])
+    return lambda: nn.Sequential(mlp(6, 4), next(ends))
+
+
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "no expert": (
         lambda: MMoE(lambda: mlp(6, 4), partial(nn.Linear, 6), heads(4), experts=0),
@@ -807,6 +813,19 @@ MISFITS: dict[str, tuple[Callable[[], Any], str]] = {
     "a mask": (
         lambda: MTAN([mlp(6, 4)], [lambda: nn.Linear(4, 5)], [], heads(4)),
         r"mask 1 of 'kind' has the shape \(2, 5\), but stage 1 gives \(2, 4\)",
+    ),
+    "a carry": (
+        lambda: MTAN(
+            [mlp(6, 5), mlp(5, 4)],
+            [lambda: nn.Linear(5, 5), lambda: nn.Linear(8, 4)],
+            [lambda: nn.Unflatten(1, (5, 1))],
+            heads(4),
+        ),
+        r"channels only: carry 1 of 'kind' gives \(2, 5, 1\), stage 2 \(2, 4\)",
+    ),
+    "an encoder": (
+        lambda: SharedPrivate(unfolding(), heads(8)),
+        r"channels only: that of 'big' gives \(2, 4, 1\), the shared encoder \(2, 4\)",
     ),
     "a width": (
         lambda: Modulated([mlp(6, 4)], [5], heads(4)),

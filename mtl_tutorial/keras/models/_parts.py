@@ -126,6 +126,20 @@ def stacked(outputs: Mapping[str, Any], axis: int) -> Any:
     return ops.stack(list(outputs.values()), axis)
 
 
+def joined(outputs: Mapping[str, Any], axis: int) -> Any:
+    """Join tensors along their channels, or say which one has other places than the first."""
+    shapes = {name: list(output.shape) for name, output in outputs.items()}
+    (first, one), *others = shapes.items()
+    places = [size for place, size in enumerate(one) if place != axis % len(one)]
+    for name, other in others:
+        if [size for place, size in enumerate(other) if place != axis % len(other)] != places:
+            raise ValueError(
+                f"what is joined must differ in its channels only: {name} gives {tuple(other)}, "
+                f"{first} {tuple(one)}"
+            )
+    return ops.concatenate(list(outputs.values()), axis)
+
+
 def gated(name: str, logits: Any, outputs: Any) -> tuple[Any, Any]:
     """Give the softmax of a gate, (N, E), and the mixture by it of outputs of shape (N, E, ...)."""
     if tuple(logits.shape) != tuple(outputs.shape[:2]):

@@ -6,7 +6,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from mtl_tutorial.keras.models._parts import Architecture, Builder, checked, for_each, handed
+from mtl_tutorial.keras.models._parts import (
+    Architecture,
+    Builder,
+    checked,
+    for_each,
+    handed,
+    joined,
+)
 
 
 @keras.saving.register_keras_serializable("mtl_tutorial")
@@ -84,7 +91,8 @@ class MTAN(Architecture):
                 known = shared
                 if number:
                     before = self.carries[name][number - 1](seen[name], training=training)
-                    known = ops.concatenate([shared, before], axis=self.axis)
+                    both = {f"stage {number + 1}": shared, f"carry {number} of {name!r}": before}
+                    known = joined(both, self.axis)
                 mask = self.masks[name][number](known, training=training)
                 if tuple(mask.shape) != tuple(shared.shape):
                     raise ValueError(

@@ -7,7 +7,15 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from mtl_tutorial.keras.models._parts import Architecture, Builder, Handed, checked, made, named
+from mtl_tutorial.keras.models._parts import (
+    Architecture,
+    Builder,
+    Handed,
+    checked,
+    joined,
+    made,
+    named,
+)
 
 
 @keras.saving.register_keras_serializable("mtl_tutorial")
@@ -109,9 +117,12 @@ class SharedPrivate(Architecture):
     ) -> dict[str, Any]:
         """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
         names = self.heads if tasks is None else tasks
-        shared, private = features["shared"], features["private"]
-        joined = {name: ops.concatenate([shared, private[name]], self.axis) for name in names}
-        return {name: self.heads[name](z, training=training) for name, z in joined.items()}
+        outputs = {}
+        for name in names:
+            private = features["private"][name]
+            both = {"the shared encoder": features["shared"], f"that of {name!r}": private}
+            outputs[name] = self.heads[name](joined(both, self.axis), training=training)
+        return outputs
 
     def shared_parameters(self) -> list[keras.Variable]:
         """Give the parameters of the bottom and of the shared encoder."""

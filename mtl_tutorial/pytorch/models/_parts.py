@@ -76,6 +76,21 @@ def stacked(outputs: Mapping[str, Tensor], dim: int) -> Tensor:
     return torch.stack(list(outputs.values()), dim)
 
 
+def joined(outputs: Mapping[str, Tensor], axis: int) -> Tensor:
+    """Join tensors along their channels, or say which one has other places than the first."""
+    (first, one), *others = outputs.items()
+    for name, other in others:
+        if (
+            other.dim() != one.dim()
+            or other.narrow(axis, 0, 0).shape != one.narrow(axis, 0, 0).shape
+        ):
+            raise ValueError(
+                f"what is joined must differ in its channels only: {name} gives "
+                f"{tuple(other.shape)}, {first} {tuple(one.shape)}"
+            )
+    return torch.cat(list(outputs.values()), dim=axis)
+
+
 def gated(name: str, logits: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
     """Give the softmax of a gate, (N, E), and the mixture by it of outputs of shape (N, E, ...)."""
     if logits.shape != outputs.shape[:2]:

@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from mtl_tutorial.pytorch.models._parts import Architecture, Builder, checked, for_each
+from mtl_tutorial.pytorch.models._parts import Architecture, Builder, checked, for_each, joined
 
 
 class MTAN(Architecture):
@@ -88,7 +87,8 @@ class MTAN(Architecture):
                 known = shared
                 if number:
                     before = self.carries[name][number - 1](seen[name])
-                    known = torch.cat([shared, before], dim=self.axis)
+                    both = {f"stage {number + 1}": shared, f"carry {number} of {name!r}": before}
+                    known = joined(both, self.axis)
                 mask = self.masks[name][number](known)
                 if mask.shape != shared.shape:
                     raise ValueError(

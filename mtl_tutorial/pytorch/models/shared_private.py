@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # PyTorch's own name for it
 from torch import Tensor, nn
 
-from mtl_tutorial.pytorch.models._parts import Architecture, Builder, checked, made
+from mtl_tutorial.pytorch.models._parts import Architecture, Builder, checked, joined, made
 
 
 class SharedPrivate(Architecture):
@@ -106,9 +106,12 @@ class SharedPrivate(Architecture):
     ) -> dict[str, Tensor]:
         """Give the outputs of the tasks named, of all if none is; the other heads do not run."""
         names = self.heads if tasks is None else tasks
-        shared, private = features["shared"], features["private"]
-        joined = {name: torch.cat([shared, private[name]], dim=self.axis) for name in names}
-        return {name: self.heads[name](z) for name, z in joined.items()}
+        outputs = {}
+        for name in names:
+            private = features["private"][name]
+            both = {"the shared encoder": features["shared"], f"that of {name!r}": private}
+            outputs[name] = self.heads[name](joined(both, self.axis))
+        return outputs
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         """Give the parameters of the bottom and of the shared encoder."""
