@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mtl_tutorial import keras as its
 from mtl_tutorial import pytorch as ours
-from mtl_tutorial.weighting import UW, Equal, UPGrad
+from mtl_tutorial.weighting import UW, UPGrad
 from tests.keras.test_architectures import DENSE as ITS_DENSE
 from tests.keras.test_architectures import build as its_build
 from tests.pytorch.test_architectures import DENSE, TASKS, build, conv, data, extra_loss, tensors
@@ -207,9 +207,6 @@ def test_convolutional_blocks_give_the_same() -> None:
             np.testing.assert_allclose(
                 found[name], output.detach(), rtol=1e-4, atol=1e-5, err_msg=kind
             )
-    with pytest.raises(ValueError, match="shares no parameter"):
-        its.MultiTaskModel(theirs["SoftSharing"], weighting=UPGrad())._shared()
-    assert isinstance(its.MultiTaskModel(theirs["MMoE"]).weighting, Equal)
 
 
 if __name__ == "__main__":  # the table
