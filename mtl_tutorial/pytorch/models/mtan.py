@@ -50,6 +50,7 @@ class MTAN(Architecture):
 
     Examples
     --------
+    >>> import torch
     >>> from mtl_tutorial.pytorch import linear_heads, mlp
     >>> from mtl_tutorial.tasks import Binary, Classification
     >>> tasks = [Classification("digit", classes=10), Binary("gt5")]
