@@ -51,9 +51,9 @@ def shop(source: str) -> Dataset:
 
 
 @cache
-def load(bait: float, seed: int) -> dict[str, Split]:
+def load(source: str, bait: float, seed: int) -> dict[str, Split]:
     """Give the parts of the shop of one seed; a small one in a smoke run."""
-    rows = 20_000 if experiments.source() == "real" else 2000
+    rows = 20_000 if source == "real" else 2000
     data = clicks_and_purchases(rows, bait, seed)
     return {"train": data.train, "valid": data.valid, "test": data.test}
 
@@ -117,7 +117,7 @@ def one_hot(split: Split) -> np.ndarray:
 def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> dict[str, float]:
     """Train one model on the shop of this seed, and measure it."""
     kind, _, rest = condition.partition(", ")
-    parts = load(0.0 if rest == "no bait" else 1.0, seed)
+    parts = load(experiments.source(), 0.0 if rest == "no bait" else 1.0, seed)
     own = parts["train"]
     clicked = np.flatnonzero(own.targets[CLICK])
     found: dict[str, float] = {}
