@@ -117,7 +117,7 @@ def one_hot(split: Split) -> np.ndarray:
 def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> dict[str, float]:
     """Train one model on the shop of this seed, and measure it."""
     kind, _, rest = condition.partition(", ")
-    parts = load(experiments.source(), 0.0 if rest == "no bait" else 1.0, seed)
+    parts = load(experiments.source(), 0.0 if rest == "no bait" else 2.0, seed)
     own = parts["train"]
     clicked = np.flatnonzero(own.targets[CLICK])
     found: dict[str, float] = {}

@@ -7,7 +7,7 @@ from mtl_tutorial.datasets._dataset import Dataset, Split
 USERS, ITEMS, FACTORS = 60, 80, 4
 
 
-def clicks_and_purchases(rows: int = 20_000, bait: float = 1.0, seed: int = 0) -> Dataset:
+def clicks_and_purchases(rows: int = 20_000, bait: float = 2.0, seed: int = 0) -> Dataset:
     r"""Make rows that show an item to a user, with what was clicked and what was then bought.
 
     Each user and each item has four numbers for clicks and four for purchases, and a row has two
@@ -15,7 +15,7 @@ def clicks_and_purchases(rows: int = 20_000, bait: float = 1.0, seed: int = 0) -
 
     .. math:: P(\mathrm{click}) = \sigma(a_u^\top b_i + \text{discount} + \beta\, c_i - 1.8), \qquad
        P(\mathrm{purchase} \mid \mathrm{click}) = \sigma(g_u^\top h_i + 0.5\,\text{discount}
-       - \beta\, c_i - 0.8)
+       - \beta\, c_i - 1.8)
 
     where :math:`c_i` says how much of an item is promise: with a *bait* :math:`\beta > 0` such items
     are clicked more and bought less. Purchase factors are half the click factors, half their own.
@@ -65,7 +65,7 @@ def clicks_and_purchases(rows: int = 20_000, bait: float = 1.0, seed: int = 0) -
         numeric = generator.normal(size=(count, 2)).astype(np.float32)
         discount = numeric[:, 0]
         for_click = (user[u] * item[i]).sum(axis=1) + discount + promise[i] - 1.8
-        for_purchase = (buyer[u] * bought[i]).sum(axis=1) + 0.5 * discount - promise[i] - 0.8
+        for_purchase = (buyer[u] * bought[i]).sum(axis=1) + 0.5 * discount - promise[i] - 1.8
         click = (generator.logistic(size=count) < for_click).astype(np.int64)
         purchase = (generator.logistic(size=count) < for_purchase).astype(np.int64)
         inputs = {"categorical": np.stack([u, i], axis=1) + 1, "numeric": numeric}

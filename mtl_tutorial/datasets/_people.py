@@ -40,7 +40,7 @@ def write_people(count: int, generator: np.random.Generator) -> list[tuple[str, 
     single = generator.logistic(size=count) > settled
     hours = 40 + generator.normal(0, 9, count) + 4 * (work == 1) - 5 * sex
     hours = np.where(generator.random(count) < 0.45, 40, np.clip(hours, 1, 99)).astype(int)
-    wealth = -3.4 + 0.38 * (years - 10) + 0.05 * (hours - 40) + np.array(gains)[occupation]
+    wealth = -2.9 + 0.38 * (years - 10) + 0.05 * (hours - 40) + np.array(gains)[occupation]
     wealth += 0.05 * np.minimum(age - 30, 25) + 1.5 * ~single + 0.4 * (work == 2)
     rich = generator.logistic(size=count) < 1.3 * wealth
     luck = generator.random(count)
