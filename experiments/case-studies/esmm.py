@@ -185,7 +185,7 @@ if __name__ == "__main__":
             },
             data=shop,
             seeds=range(10, 20),  # others than those it was tried out with
-            steps=600,
+            steps=800,
             smoke_steps=6,
             choose_by="valid_clicked_auc",
             baseline="clicked only",
