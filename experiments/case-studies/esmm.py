@@ -144,6 +144,7 @@ def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> d
         outputs = model({name: values[rows] for name, values in inputs.items()})
         logits = {task: values[:, 0] for task, values in outputs.items()}
         truth = {task: values[rows] for task, values in labels.items()}
+        adam.param_groups[0]["lr"] = setting["rate"] * (1 - (step - 1) / steps)  # down to 0
         adam.zero_grad()
         loss(kind, logits, truth, setting.get("weight", 1.0)).backward()
         adam.step()
@@ -164,8 +165,8 @@ def answers(model: HardSharing, inputs: dict[str, Tensor]) -> dict[str, np.ndarr
 
 
 if __name__ == "__main__":
-    rates = [{"rate": rate} for rate in (1e-3, 3e-3, 1e-2)]
-    weighted = [{"rate": r, "weight": w} for r in (1e-3, 3e-3) for w in (0.1, 0.3, 3.0)]
+    rates = [{"rate": rate} for rate in (5e-3, 1.5e-2, 4e-2)]
+    weighted = [{"rate": 4e-2, "weight": weight} for weight in (0.3, 3.0)]
     raise SystemExit(
         experiments.main(
             __file__,
@@ -180,12 +181,11 @@ if __name__ == "__main__":
                 "ESMM": rates,
                 "ESMM, tuned weights": weighted,
                 "clicked only, no bait": rates,
-                "shared, no bait": rates,
                 "ESMM, no bait": rates,
             },
             data=shop,
-            seeds=range(10, 20),  # others than those it was tried out with
-            steps=800,
+            seeds=range(20, 30),  # others than those it was tried out with
+            steps=1000,
             smoke_steps=6,
             choose_by="valid_clicked_auc",
             baseline="clicked only",

@@ -96,8 +96,8 @@ def census(
         people = columns(write_people(6000, np.random.default_rng(0)))
         train, test = people.take(slice(5000)), people.take(slice(5000, None))
         return _split("embedded", train, test, 1000, seed)
-    train, test = read_files(root)
-    return _split("real", columns(train), columns(test), min(5000, len(train) // 4), seed)
+    known, tested = read_files(root)
+    return _split("real", columns(known), columns(tested), min(5000, len(known) // 4), seed)
 
 
 def read_files(root: Path) -> tuple[list[Person], list[Person]]:

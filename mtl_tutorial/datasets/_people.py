@@ -50,7 +50,7 @@ def write_people(count: int, generator: np.random.Generator) -> list[tuple[str, 
     race = generator.choice(RACES, count, p=(0.8, 0.1, 0.05, 0.02, 0.03))
     country = generator.choice(COUNTRIES, count, p=(0.9, 0.02, 0.02, 0.01, 0.01, 0.02, 0.02))
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for i in range(count):
         unknown = work[i] == len(WORK) - 1
         rows.append(
