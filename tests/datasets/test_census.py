@@ -1,11 +1,14 @@
 import hashlib
+import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mtl_tutorial.datasets import Dataset, Split, _registry, census
+from mtl_tutorial.datasets import Dataset, Split, _fetch, _registry, census
 from mtl_tutorial.datasets._census import CATEGORICAL, FIELDS, FILES, NUMERIC, parse_people
 from mtl_tutorial.datasets._people import write_people
 from mtl_tutorial.tabular import encoder
@@ -116,6 +119,24 @@ def test_files_whose_rows_are_there_once(folder: Callable[..., Path]) -> None:
     assert data.source == "real"
     assert [len(split) for split in splits(data)] == [known - known // 4, known // 4, 100]
     assert data.test.targets["income"].sum() == sum(person[-1] == ">50K" for person in test)
+
+
+@pytest.mark.parametrize("ways", [("good",), ("cut", "good"), ("wrong", "good")])
+def test_the_files_come_out_of_an_archive_from_a_server(
+    ways: tuple[str, ...], server: SimpleNamespace, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = list(dict.fromkeys(write_people(200, np.random.default_rng(3))))
+    files = written(people[50:]), b"|a header\n" + written(people[:50], dot=".")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in zip(FILES, files, strict=True):
+            archive.writestr(name.removeprefix("adult/"), content)
+            monkeypatch.setitem(_registry.SHA256, name, hashlib.sha256(content).hexdigest())
+    server.files["adult/adult.zip"] = packed.getvalue()
+    mirrors = tuple(f"{server.url(way, 'adult')}adult.zip#" for way in ways)
+    monkeypatch.setitem(_registry.MIRRORS, "adult", mirrors)
+    _fetch.fetch("adult", cache, timeout=(1, 0.5), progressbar=False)
+    assert [len(split) for split in splits(census("real", cache))][2] == 50
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
