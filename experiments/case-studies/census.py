@@ -316,11 +316,12 @@ def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> d
 if __name__ == "__main__":
     rates = [{"rate": rate} for rate in (3e-3, 1e-2, 3e-2)]
     weighted = [{"rate": 1e-2, "weight": weight} for weight in (0.1, 0.3, 3.0)]
-    slow = [{"rate": rate} for rate in (1e-3, 3e-3, 1e-2)]
-    slow_weighted = [{"rate": 3e-3, "weight": weight} for weight in (0.1, 0.3, 3.0)]
-    inverse = [{"C": c} for c in (0.01, 0.1, 1.0, 10.0)]
-    many = [{"rate": 0.1, "leaves": leaves} for leaves in (7, 15)]
+    slow = [{"rate": rate} for rate in (1e-3, 3e-3, 1e-2, 3e-4)]
+    slow_weighted = [{"rate": 3e-3, "weight": weight} for weight in (0.1, 0.3, 3.0, 10.0)]
+    inverse = [{"C": c} for c in (0.01, 0.1, 1.0, 10.0, 100.0)]
+    many = [{"rate": 0.1, "leaves": leaves} for leaves in (7, 15, 31)]
     small = [{"rate": rate, "leaves": leaves} for rate in (0.03, 0.1) for leaves in (3, 15)]
+    small += [{"rate": 0.1, "leaves": 2}]
     raise SystemExit(
         experiments.main(
             __file__,
@@ -342,7 +343,7 @@ if __name__ == "__main__":
                 "trees with a guess, 200 labels": small,
                 "alone, late labels": slow,
                 "hard, late labels": slow,
-                "pending is no, late labels": slow,
+                "pending is no, late labels": slow[:3],
                 "linear, late labels": inverse,
                 "trees, late labels": small,
                 "trees with a guess, late labels": small,
