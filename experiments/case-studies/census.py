@@ -339,7 +339,7 @@ if __name__ == "__main__":
                 "hard, tuned weights, 200 labels": slow_weighted,
                 "hard, same rows, 200 labels": slow[:3],
                 "linear, 200 labels": inverse[:4],
-                "trees, 200 labels": small[:4],
+                "trees, 200 labels": small,
                 "trees with a guess, 200 labels": small,
                 "alone, late labels": slow[:3],
                 "hard, late labels": slow[:3],
