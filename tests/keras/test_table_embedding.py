@@ -3,6 +3,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mtl_tutorial.datasets import census
 from mtl_tutorial.datasets._census import CATEGORICAL, NUMERIC
@@ -50,6 +51,16 @@ def test_what_is_no_table_is_refused(arguments: tuple[object, ...], message: str
 def test_other_columns_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"have shape \(2, 1\)"):
         TableEmbedding([3, 4], numeric=2)(ROWS | {name: ROWS[name][:, :1]})
+
+
+@pytest.mark.parametrize("number", [-1, 3])
+def test_a_number_of_another_column_is_refused(number: int) -> None:
+    """Directly, and in a compiled step; it would else read another column's vector."""
+    embed = TableEmbedding([3, 4], numeric=2)
+    rows = ROWS | {"categorical": np.array([[number, 0]] * 2)}
+    for call in (embed, tf.function(embed)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"within the cardinalities \[3, 4\]"):
+            call(rows)
 
 
 @pytest.mark.parametrize("kind", ["hard", "MMoE"])

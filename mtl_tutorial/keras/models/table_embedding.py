@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 
@@ -34,12 +35,13 @@ class TableEmbedding(keras.layers.Layer):  # type: ignore[misc]  # Keras has no 
     ValueError
         There is no categorical column, a cardinality or ``size`` is below 1, or ``numeric`` below 0.
         When called: ``"categorical"`` or ``"numeric"`` has other columns.
+    tensorflow.errors.InvalidArgumentError
+        When called: a number of a category is not within its column's.
 
     Notes
     -----
     The vectors of 0, which stands for what was never seen, start at zero, and stay there if no
-    training row holds one. A number beyond its column's is not noticed: it would read another
-    column's vector. An :func:`~mtl_tutorial.tabular.encoder` gives none.
+    training row holds one. With ``jit_compile=True`` TensorFlow drops the look at the numbers.
 
     Examples
     --------
@@ -82,7 +84,11 @@ class TableEmbedding(keras.layers.Layer):  # type: ignore[misc]  # Keras has no 
             raise ValueError(
                 f"the categories have shape {tuple(categories.shape)}, expected (N, {len(self.starts)})"
             )
-        places = ops.cast(categories, "int32") + ops.convert_to_tensor(self.starts, "int32")
+        numbers = ops.cast(categories, "int32")
+        message = f"a category's number is not within the cardinalities {self.cardinalities}"
+        tf.debugging.assert_non_negative(numbers, message)
+        tf.debugging.assert_less(numbers, tf.constant(self.cardinalities), message)
+        places = numbers + ops.convert_to_tensor(self.starts, "int32")
         vectors = ops.take(self.table, places, axis=0)
         parts = [ops.reshape(vectors, (-1, len(self.starts) * self.size))]
         if self.numeric:
