@@ -175,7 +175,7 @@ def learn(
     draw = torch.Generator().manual_seed(1000 + seed)
     units = [*getattr(model, "units", [])]
     others = [own for own in model.parameters() if all(own is not unit for unit in units)]
-    groups = [{"params": others, "factor": 1.0}]
+    groups: list[dict[str, Any]] = [{"params": others, "factor": 1.0}]
     if units:
         groups.append({"params": units, "factor": setting["units"]})
     adam = torch.optim.Adam(groups, lr=setting["rate"], fused=True)
@@ -226,7 +226,8 @@ def inspected(model: Any, seed: int) -> dict[str, float]:
     """Give what is to be seen inside of a network, in per cent; matrices as they are."""
     found: dict[str, float] = {}
     if isinstance(model, SoftSharing):
-        for stage, (one, other) in enumerate(zip(*model.towers.values(), strict=True), start=1):
+        towers: Any = model.towers.values()
+        for stage, (one, other) in enumerate(zip(*towers, strict=True), start=1):
             ours, theirs = (
                 torch.cat([own.flatten() for own in layer.parameters()]) for layer in (one, other)
             )
