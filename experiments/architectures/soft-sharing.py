@@ -316,7 +316,7 @@ if __name__ == "__main__":
                 ],
                 "too strong": rates,
                 "too strong, pulled": rates,
-                "cross-stitch": [own | {"units": factor} for factor in (1, 30) for own in rates],
+                "cross-stitch": [own | {"units": factor} for factor in (1, 10) for own in rates],
                 "attention, equal parameters": rates,
             },
             data=pairs,
