@@ -1,26 +1,31 @@
-"""How much of a network should tasks share? Depth at equal width, parameters and time; leaving early.
+"""How much of a network should tasks share? Depth at equal parameters and at equal time; leaving early.
 
-An image holds two overlaid digits of MNIST under noise of one of five strengths. Three tasks: the
-digit to the left, the digit to the right, the strength of the noise. A network has three stages (two
-convolutions and a dense layer), then a linear head a task. The two digits share the first stages, none
-(alone) up to all three (share 3), and have the others each for itself, in three sizes:
+An image holds two overlaid digits of MNIST, moved by up to a pixel, under noise of one of five
+strengths. Three tasks: the digit to the left, the digit to the right, the strength of the noise. A
+network has three stages (two convolutions and a dense layer), then a linear head a task. The two
+digits share the first stages, none (alone) up to all three (share 3), and have the others each for
+itself:
 
 - of equal width: each stage as wide as that of share 3;
-- of equal parameters: narrower, with as many parameters in all as share 3;
+- of equal parameters: narrower, with as many parameters in all as share 3 (alone so takes within 6 %
+  the time of share 3, too);
 - of equal time: narrower, with as many multiplications an image as share 3.
 
 The noise is a task of a low level: where the digits share everything, it leaves after stage 1, 2 or 3.
+Before the last stage it reads the mean over all places, normalised over the batch.
 
 Named before it was run:
 
 1. share 3 against alone, equal parameters; mean accuracy of the two digits.
-2. share 3 against alone, equal time; the same.
-3. share 2, equal parameters, against share 3; the same: should the last stage be each task's own?
+2. share 2, equal parameters, against share 3; the same: should the last stage be each task's own?
+3. share 2, equal time, against share 3; the same.
 4. noise leaves at 1 against noise leaves at 3, mean accuracy of all three tasks: is early better?
 
 Beside them: each task alone, a linear model, tuned weights. A linear probe reads noise and digits from
 each stage of a network that learned the digits, before and after it was trained: where would a task
 find what it needs?
+
+Rates: 0.03 was worse than 0.01 for each kind of network, tried with a seed outside the plan.
 """
 
 from functools import cache
@@ -39,19 +44,21 @@ CLASSES = {"left": 10, "right": 10, "noise": 5}
 DIGITS = ["left", "right"]
 STRENGTHS = np.array([0.10, 0.15, 0.20, 0.25, 0.30], np.float32)  # deviation of the noise, by class
 PAIRS = {"train": 20_000, "valid": 2000, "test": 5000}
-IMAGES = 10_000  # of the training pairs, drawn anew by each seed
+IMAGES = 4000  # of the training pairs, drawn anew by each seed
 BATCH = 64
 BASE = np.array([8, 16, 64])  # channels of the two convolutions, width of the dense layer
 PIXELS = 9 * 9, 5 * 5  # of what the convolutions give, for an image of 18 x 18
 
 
 def pairs(source: str) -> Dataset:
-    """Give overlaid digits of 18 x 18 pixels under noise, with both digits and its strength."""
+    """Give overlaid digits of 18 x 18 pixels, moved, under noise, with digits and its strength."""
     digits, splits = mnist(source), {}
     for seed, (name, count) in enumerate(PAIRS.items()):
         drawn = overlaid(getattr(digits, name), count, seed)
         images = drawn.inputs.reshape(-1, 18, 2, 18, 2).mean((2, 4))
         draw = np.random.default_rng(100 + seed)
+        moves = draw.integers(-1, 2, size=(count, 2))
+        images = np.stack([np.roll(i, m, (0, 1)) for i, m in zip(images, moves, strict=True)])
         noise = draw.integers(len(STRENGTHS), size=count)
         images += STRENGTHS[noise, None, None] * draw.standard_normal(images.shape, np.float32)
         splits[name] = Split(images, {**drawn.targets, "noise": noise})
@@ -117,9 +124,10 @@ def network(tasks: list[str], shared: int, scale: float, leaves: int) -> Any:
         if leaves == len(BASE) or "noise" not in tasks:
             heads = {task: nn.Linear(widths(scale)[-1], CLASSES[task]) for task in tasks}
             return HardSharing(nn.Sequential(*whole), heads)
-        mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())  # over all places
+        width = widths(scale)[leaves - 1]
+        mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(width))
         heads = {task: nn.Linear(widths(scale)[-1], 10) for task in DIGITS}
-        heads["noise"] = nn.Linear(widths(scale)[leaves - 1], CLASSES["noise"])
+        heads["noise"] = nn.Linear(width, CLASSES["noise"])
         branches = [(nn.Sequential(*whole[leaves:]), DIGITS), (mean, ["noise"])]
         return HardSharing(nn.Sequential(*whole[:leaves]), heads, branches)
     trunk = nn.Sequential(*stages(scale)[:shared])  # empty, it hands on the image
@@ -150,19 +158,15 @@ def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> d
     if condition == "share 3":
         found |= probed(model, seed, "untrained")
     learn(model, tasks, setting, seed, steps)
-
-    for part in ("valid", "test"):
-        each = right(model, part)
-        found |= {f"{part}_{task}_accuracy": hit for task, hit in each.items()}
-        if "left" in each:
-            found[f"{part}_digits_accuracy"] = (each["left"] + each["right"]) / 2
-        if len(each) == len(CLASSES):
-            found[f"{part}_all_accuracy"] = sum(each.values()) / len(each)
-        if part == "valid":  # chooses the setting
-            found["valid_mean_accuracy"] = sum(each.values()) / len(each)
-    if tasks == DIGITS:
-        counted = costs(shared, scale)
-        found |= {"parameters": counted["parameters"], "multiplications": counted["time"]}
+    model.eval()
+    each = right(model, "valid")
+    found["valid_mean_accuracy"] = sum(each.values()) / len(each)  # chooses the setting
+    each = right(model, "test")
+    found |= {f"test_{task}_accuracy": hit for task, hit in each.items()}
+    if "left" in each:
+        found["test_digits_accuracy"] = (each["left"] + each["right"]) / 2
+    if len(each) == len(CLASSES):
+        found["test_all_accuracy"] = sum(each.values()) / len(each)
     if condition == "share 3":
         found |= probed(model, seed, "trained")
     return found
@@ -212,7 +216,7 @@ def probed(model: Any, seed: int, when: str) -> dict[str, float]:
     The noise is read from the mean over all places, as a head that leaves there would read it.
     """
     parts = load(experiments.source())
-    rows, found = drawn(seed)[:4000], {}
+    rows, found = drawn(seed), {}
     given = {"train": parts["train"][0][rows], "test": parts["test"][0]}
     labels = {
         "train": {t: own[rows] for t, own in parts["train"][1].items()},
@@ -237,29 +241,32 @@ def least_squares(features: Tensor, classes: Tensor, others: Tensor) -> Tensor:
     shrink = 1e-3 * len(x) * torch.eye(x.shape[1], dtype=torch.float64)
     weights = torch.linalg.solve(x.T @ x + shrink, x.T @ y)
     x = torch.cat([(others - mean) / deviation, torch.ones(len(others), 1)], 1).double()
-    return (x @ weights).argmax(1)
+    found: Tensor = (x @ weights).argmax(1)
+    return found
 
 
 if __name__ == "__main__":
-    rates = [{"rate": rate} for rate in (1e-3, 3e-3)]
-    weighted = [own | {"weight": weight} for weight in (0.1, 0.3, 1, 3) for own in rates]
-    sizes = "", ", equal parameters", ", equal time"
+    rates = [{"rate": rate} for rate in (3e-3, 1e-2)]
+    weighted = [own | {"weight": weight} for weight in (0.3, 1, 3) for own in rates]
     raise SystemExit(
         experiments.main(
             __file__,
             train,
             {
-                **{f"alone{size}": rates for size in sizes},
-                **{f"share {depth}{size}": rates for depth in (1, 2) for size in sizes},
+                "linear": rates,
+                "alone": rates,
+                "alone, equal parameters": rates,
+                "share 1, equal parameters": rates,
+                "share 2, equal parameters": rates,
+                "share 2, equal time": rates,
                 "share 3": rates,
-                "linear": [{"rate": rate} for rate in (3e-3, 1e-2)],
                 "noise alone": rates,
                 **{f"noise leaves at {stage}": rates for stage in (1, 2, 3)},
                 **{f"noise leaves at {stage}, tuned weight": weighted for stage in (1, 3)},
             },
             data=pairs,
-            seeds=range(10, 20),
-            steps=1200,
+            seeds=range(20, 30),
+            steps=600,
             smoke_steps=6,
             choose_by="valid_mean_accuracy",
             baseline="alone",
@@ -270,8 +277,8 @@ if __name__ == "__main__":
             },
             primary=[
                 ("share 3", "alone, equal parameters", "test_digits_accuracy"),
-                ("share 3", "alone, equal time", "test_digits_accuracy"),
                 ("share 2, equal parameters", "share 3", "test_digits_accuracy"),
+                ("share 2, equal time", "share 3", "test_digits_accuracy"),
                 ("noise leaves at 1", "noise leaves at 3", "test_all_accuracy"),
             ],
         )

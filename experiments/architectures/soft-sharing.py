@@ -1,12 +1,12 @@
 """Between one trunk and two networks: tied towers, cross-stitch units, masks; and a tie too strong.
 
-An image holds two overlaid digits of MNIST. Two tasks: the digit to the left, known on 5,000 images,
+An image holds two overlaid digits of MNIST, moved by up to a pixel. Two tasks: the digit to the left, known on 5,000 images,
 and the digit to the right, known on 300 of these. A tower has three stages (two convolutions and a
 dense layer), then comes a linear head a task. Conditions:
 
 - alone: a tower a task; narrower: both together as large as one;
-- shared: one tower for both; also as large as two (equal parameters), or with as many
-  multiplications an image (equal time);
+- shared: one tower for both; also as large as two (equal parameters; within 3 % it also takes the
+  time of two);
 - soft: a tower a task, tied by a penalty on their distance, its strength chosen by validation;
 - cross-stitch: a tower a task, mixed after each stage by a learned matrix;
 - attention: one tower under masks of each task (MTAN), as large as two;
@@ -21,6 +21,8 @@ Named before it was run:
 
 Beside them: a linear model, tuned weights. Inspected: how far the towers of each stage end apart, the
 matrices, the masks, and what a linear probe reads of the other task's digit from a task's features.
+
+Rates: 0.03 was worse than 0.01 for each kind of network, tried with a seed outside the plan.
 """
 
 from functools import cache
@@ -45,11 +47,13 @@ STRONG = 1000.0
 
 
 def pairs(source: str) -> Dataset:
-    """Give overlaid digits of 18 x 18 pixels, with both digits."""
+    """Give overlaid digits of 18 x 18 pixels, moved, with both digits."""
     digits, splits = mnist(source), {}
     for seed, (name, count) in enumerate(PAIRS.items()):
         drawn = overlaid(getattr(digits, name), count, seed)
         images = drawn.inputs.reshape(-1, 18, 2, 18, 2).mean((2, 4))
+        moves = np.random.default_rng(100 + seed).integers(-1, 2, size=(count, 2))
+        images = np.stack([np.roll(i, m, (0, 1)) for i, m in zip(images, moves, strict=True)])
         splits[name] = Split(images, drawn.targets)
     return Dataset("overlaid MNIST", digits.source, **splits)
 
@@ -134,12 +138,13 @@ def costs(model: Any) -> dict[str, int]:
 @cache
 def fitting(kind: str, size: str) -> float:
     """Find the scale at which a network costs what its condition says."""
-    if size not in ("equal parameters", "equal time", "narrower"):
+    if size not in ("equal parameters", "narrower"):
         return 1.0
-    cost = "multiplications" if size == "equal time" else "parameters"
-    aim = costs(network("shared" if size == "narrower" else "alone", 1.0))[cost]
+    aim = costs(network("shared" if size == "narrower" else "alone", 1.0))["parameters"]
     scales = np.linspace(0.5, 1, 101) if size == "narrower" else np.linspace(1, 2, 201)
-    return float(min(scales, key=lambda scale: abs(costs(network(kind, scale))[cost] - aim)))
+    return float(
+        min(scales, key=lambda scale: abs(costs(network(kind, scale))["parameters"] - aim))
+    )
 
 
 def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> dict[str, float]:
@@ -151,11 +156,11 @@ def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> d
     model = network(kind, scale, strength)
     learn(model, setting, seed, steps, pulled="pulled" in words)
 
-    found: dict[str, float] = {**costs(model)}
-    for part in ("valid", "test"):
-        each = right(model, part)
-        found |= {f"{part}_{task}_accuracy": hit for task, hit in each.items()}
-        found[f"{part}_mean_accuracy"] = sum(each.values()) / len(each)
+    each = right(model, "valid")
+    found = {"valid_mean_accuracy": sum(each.values()) / len(each)}  # chooses the setting
+    each = right(model, "test")
+    found |= {f"test_{task}_accuracy": hit for task, hit in each.items()}
+    found["test_mean_accuracy"] = sum(each.values()) / len(each)
     return found | inspected(model, seed)
 
 
@@ -188,11 +193,8 @@ def learn(
             rows[torch.randint(min(LABELLED[task], len(rows)), (BATCH,), generator=draw)]
             for task in TASKS
         ]
-        outputs = model(images[torch.cat(batch)])
-        losses = [
-            cross_entropy(outputs[task].split(BATCH)[i], labels[task][batch[i]])
-            for i, task in enumerate(TASKS)
-        ]
+        outputs = answers(model, [images[own] for own in batch])
+        losses = [cross_entropy(outputs[i], labels[task][batch[i]]) for i, task in enumerate(TASKS)]
         losses[1] = setting.get("weight", 1.0) * losses[1]
         if tied and not pulled:
             losses.append(model.penalty())
@@ -201,6 +203,17 @@ def learn(
         adam.step()
         if tied and pulled:
             pull(model, rate * model.strength)
+
+
+def answers(model: Any, images: list[Tensor]) -> list[Tensor]:
+    """Answer each task on its own images."""
+    if isinstance(model, SoftSharing):  # no tower needs the images of the other
+        return [
+            model.heads[task](model.towers[task](own))
+            for task, own in zip(TASKS, images, strict=True)
+        ]
+    outputs = model(torch.cat(images))
+    return [outputs[task].split(BATCH)[i] for i, task in enumerate(TASKS)]
 
 
 @torch.no_grad()
@@ -290,22 +303,22 @@ def least_squares(given: Tensor, classes: Tensor, others: Tensor) -> Tensor:
     shrink = 1e-3 * len(x) * torch.eye(x.shape[1], dtype=torch.float64)
     weights = torch.linalg.solve(x.T @ x + shrink, x.T @ y)
     x = torch.cat([(others - mean) / deviation, torch.ones(len(others), 1)], 1).double()
-    return (x @ weights).argmax(1)
+    found: Tensor = (x @ weights).argmax(1)
+    return found
 
 
 if __name__ == "__main__":
-    rates = [{"rate": rate} for rate in (1e-3, 3e-3)]
+    rates = [{"rate": rate} for rate in (3e-3, 1e-2)]
     raise SystemExit(
         experiments.main(
             __file__,
             train,
             {
+                "linear": rates,
                 "alone": rates,
                 "alone, narrower": rates,
-                "linear": [{"rate": rate} for rate in (3e-3, 1e-2)],
                 "shared": rates,
                 "shared, equal parameters": rates,
-                "shared, equal time": rates,
                 "shared, equal parameters, tuned weight": [
                     own | {"weight": weight} for weight in (0.1, 0.3, 1, 3) for own in rates
                 ],
@@ -320,8 +333,8 @@ if __name__ == "__main__":
                 "attention, equal parameters": rates,
             },
             data=pairs,
-            seeds=range(10, 20),
-            steps=1000,
+            seeds=range(20, 30),
+            steps=500,
             smoke_steps=6,
             choose_by="valid_mean_accuracy",
             baseline="alone",
