@@ -1,4 +1,4 @@
-"""Between one trunk and two networks: tied towers, cross-stitch units, masks; and a tie too strong.
+"""Between one trunk and two networks: tied towers, cross-stitch units; and a tie too strong.
 
 An image holds two overlaid digits of MNIST, moved by up to a pixel. Two tasks: the digit to the left, known on 5,000 images,
 and the digit to the right, known on 300 of these. A tower has three stages (two convolutions and a
@@ -9,7 +9,6 @@ dense layer), then comes a linear head a task. Conditions:
   time of two);
 - soft: a tower a task, tied by a penalty on their distance, its strength chosen by validation;
 - cross-stitch: a tower a task, mixed after each stage by a learned matrix;
-- attention: one tower under masks of each task (MTAN), as large as two;
 - too strong: soft with a strength of 1000; pulled: the same tie as a step of its own after Adam's.
 
 Named before it was run:
@@ -20,7 +19,7 @@ Named before it was run:
 4. too strong, pulled, against too strong, mean of both accuracies: is it the strength, or the step?
 
 Beside them: a linear model, tuned weights. Inspected: how far the towers of each stage end apart, the
-matrices, the masks, and what a linear probe reads of the other task's digit from a task's features.
+matrices, and what a linear probe reads of the other task's digit from a task's features.
 
 Rates: 0.03 was worse than 0.01 for each kind of network, tried with a seed outside the plan.
 """
@@ -35,7 +34,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from mtl_tutorial import experiments
 from mtl_tutorial.datasets import Dataset, Split, mnist, overlaid
-from mtl_tutorial.pytorch import MTAN, CrossStitch, HardSharing, SoftSharing
+from mtl_tutorial.pytorch import CrossStitch, HardSharing, SoftSharing
 
 TASKS = "left", "right"
 PAIRS = {"train": 20_000, "valid": 2000, "test": 5000}
@@ -89,21 +88,6 @@ def tower(scale: float) -> nn.Sequential:
     return nn.Sequential(*(build() for build in builders(scale)))
 
 
-def attention(scale: float, heads: dict[str, nn.Module]) -> MTAN:
-    """Build one tower and, for each task and stage, a mask."""
-    one, two, dense = widths(scale)
-    masks = [
-        lambda: nn.Conv2d(one, one, 1),
-        lambda: nn.Conv2d(two + one, two, 1),
-        lambda: nn.Linear(dense + two, dense),
-    ]
-    carries = [
-        lambda: nn.Sequential(nn.Conv2d(one, one, 3, 2, 1), nn.ReLU()),
-        lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-    ]
-    return MTAN([build() for build in builders(scale)], masks, carries, heads)
-
-
 def network(kind: str, scale: float, strength: float = 0.0) -> Any:
     """Build an untrained network of one kind, from the current random state."""
     if kind == "linear":
@@ -113,8 +97,6 @@ def network(kind: str, scale: float, strength: float = 0.0) -> Any:
         return HardSharing(tower(scale), heads)
     if kind == "cross-stitch":
         return CrossStitch(builders(scale), heads)
-    if kind == "attention":
-        return attention(scale, heads)
     return SoftSharing(lambda: tower(scale), heads, strength)
 
 
@@ -251,8 +233,6 @@ def inspected(model: Any, seed: int) -> dict[str, float]:
             for i, task in enumerate(TASKS):
                 for j, other in enumerate(TASKS):
                     found[f"unit_{stage}_{task}_{other}"] = float(unit[i, j])
-    if isinstance(model, MTAN):
-        found |= masks(model)
     if isinstance(model, HardSharing) and isinstance(model.trunk, nn.Flatten):
         return found
     parts, rows = load(experiments.source()), drawn(seed)
@@ -270,29 +250,6 @@ def features(model: Any, images: Tensor) -> dict[str, Tensor]:
     if isinstance(given[0], Tensor):
         return dict.fromkeys(TASKS, torch.cat(given))
     return {task: torch.cat([each[task] for each in given]) for task in TASKS}
-
-
-def masks(model: MTAN) -> dict[str, float]:
-    """Give how open the masks of each task are on test images, and how much two tasks' differ."""
-    opened: dict[tuple[str, int], Tensor] = {}
-    hooks = []
-    for task in TASKS:
-        for stage, layer in enumerate(model.masks[task], start=1):
-
-            def keep(_: Any, __: Any, output: Tensor, key: tuple[str, int] = (task, stage)) -> None:
-                opened[key] = output.sigmoid()
-
-            hooks.append(layer.register_forward_hook(keep))
-    model.encode(load(experiments.source())["test"][0][:1000])
-    for hook in hooks:
-        hook.remove()
-    found = {
-        f"mask_{stage}_{task}": 100 * float(own.mean()) for (task, stage), own in opened.items()
-    }
-    for stage in range(1, len(BASE) + 1):
-        differ = (opened["left", stage] - opened["right", stage]).abs().mean()
-        found[f"masks_differ_{stage}"] = 100 * float(differ)
-    return found
 
 
 def least_squares(given: Tensor, classes: Tensor, others: Tensor) -> Tensor:
@@ -320,7 +277,7 @@ if __name__ == "__main__":
                 "shared": rates,
                 "shared, equal parameters": rates,
                 "shared, equal parameters, tuned weight": [
-                    own | {"weight": weight} for weight in (0.1, 0.3, 1, 3) for own in rates
+                    own | {"weight": weight} for weight in (0.3, 1, 3) for own in rates
                 ],
                 "soft": [
                     own | {"strength": strength}
@@ -330,7 +287,6 @@ if __name__ == "__main__":
                 "too strong": rates,
                 "too strong, pulled": rates,
                 "cross-stitch": [own | {"units": factor} for factor in (1, 10) for own in rates],
-                "attention, equal parameters": rates,
             },
             data=pairs,
             seeds=range(20, 30),
