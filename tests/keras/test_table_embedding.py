@@ -59,7 +59,9 @@ def test_a_number_of_another_column_is_refused(number: int) -> None:
     embed = TableEmbedding([3, 4], numeric=2)
     rows = ROWS | {"categorical": np.array([[number, 0]] * 2)}
     for call in (embed, tf.function(embed)):
-        with pytest.raises(tf.errors.InvalidArgumentError, match=r"within the cardinalities \[3, 4\]"):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=r"within the cardinalities \[3, 4\]"
+        ):
             call(rows)
 
 
