@@ -1,4 +1,4 @@
-"""What is left of a domain in shared features, and what does it help to drive it out?
+"""Shared and private features: what is left of a domain in them, what an adversary drives out.
 
 Sentences from three review sites; the sentiment in each domain is a task of its own. A network reads
 which words a sentence has, and every encoder is one layer of units:
@@ -126,7 +126,13 @@ def batches(rows: Sequence[Tensor], seed: int) -> Iterator[list[Tensor]]:
 
 
 def learn(
-    model: Any, kind: str, rows: Sequence[Tensor], setting: dict[str, float], seed: int, steps: int
+    model: Any,
+    rows: Sequence[Tensor],
+    setting: dict[str, float],
+    seed: int,
+    steps: int,
+    *,
+    rising: bool,
 ) -> None:
     """Train on a batch of each domain a step; the rate falls to 0."""
     part = load(experiments.source(), seed)["train"]
@@ -136,7 +142,7 @@ def learn(
     for step, picked in zip(range(steps), batches(rows, seed), strict=False):
         for group in adam.param_groups:
             group["lr"] = setting["rate"] * (1 - step / steps)
-        if "rising" in kind:
+        if rising:
             model.reversal = strength * (2 / (1 + exp(-10 * step / steps)) - 1)
         every = torch.cat(picked)
         sites = part.domain[every]
@@ -247,7 +253,7 @@ def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> d
     torch.manual_seed(seed)
     strength = STRENGTHS.get(kind, setting.get("strength", 0.0))
     model = build(kind, parts["train"].words.shape[1], strength)
-    learn(model, kind, rows, setting, seed, steps)
+    learn(model, rows, setting, seed, steps, rising="rising" in kind)
     found = named(accuracies(model, parts["valid"]), accuracies(model, parts["test"]))
     if isinstance(model, SharedPrivate):
         found |= inspected(model, parts, seed)
