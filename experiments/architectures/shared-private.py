@@ -10,7 +10,8 @@ which words a sentence has, and every encoder is one layer of units:
 - shared-private: a shared encoder and a private one for each domain; a discriminator looks on, and
   changes nothing;
 - adversary: its gradient comes back reversed; its strength is one of two;
-- orthogonal: shared and private features are kept from saying the same; both: with the adversary;
+- orthogonal: shared and private features are kept from saying the same, by one of two penalties;
+  both: by one between them, with the adversary;
 - strong: an adversary ten times as strong as its tasks; also with a strength that rises from 0.
 
 "few": of the films only 60 sentences have a label. When a network is trained, its shared features are
@@ -88,8 +89,8 @@ def rows_of(part: Part, domain: str, few: bool = False) -> Tensor:
 
 
 def encoder(words: int, units: int) -> nn.Sequential:
-    """Build an encoder: some words are left out in training, then one layer."""
-    return nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(words, units), nn.ReLU())
+    """Build an encoder of one layer."""
+    return nn.Sequential(nn.Linear(words, units), nn.ReLU())
 
 
 def judge(outputs: int) -> nn.Sequential:
@@ -97,19 +98,24 @@ def judge(outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(UNITS, 32), nn.ReLU(), nn.Linear(32, outputs))
 
 
-def build(kind: str, words: int, strength: float) -> Any:
-    """Build the model of a condition."""
+def build(kind: str, words: int, strength: float, penalty: float) -> Any:
+    """Build the model of a condition; in training all leave out some words."""
     if kind.startswith("alone"):
         units = HALF if "same parameters" in kind else 2 * UNITS
-        return SoftSharing(lambda: encoder(words, units), linear_heads(TASKS, units), 0)
+        heads = linear_heads(TASKS, units)
+        return SoftSharing(
+            lambda: nn.Sequential(nn.Dropout(DROPOUT), encoder(words, units)), heads, 0
+        )
     if kind.startswith("hard"):
-        return HardSharing(encoder(words, WIDE), linear_heads(TASKS, WIDE))
+        trunk = nn.Sequential(nn.Dropout(DROPOUT), encoder(words, WIDE))
+        return HardSharing(trunk, linear_heads(TASKS, WIDE))
     return SharedPrivate(
         lambda: encoder(words, UNITS),
         linear_heads(TASKS, 2 * UNITS),
         judge(len(DOMAINS)),
         reversal=strength,
-        orthogonality=1.0 if kind in ("orthogonal", "both") else 0.0,
+        orthogonality=penalty,
+        bottom=nn.Dropout(DROPOUT),
     )
 
 
@@ -252,7 +258,8 @@ def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> d
         return counted(parts, rows, "all domains" in kind, setting["C"])
     torch.manual_seed(seed)
     strength = STRENGTHS.get(kind, setting.get("strength", 0.0))
-    model = build(kind, parts["train"].words.shape[1], strength)
+    penalty = setting.get("penalty", 0.0)
+    model = build(kind, parts["train"].words.shape[1], strength, penalty)
     learn(model, rows, setting, seed, steps, rising="rising" in kind)
     found = named(accuracies(model, parts["valid"]), accuracies(model, parts["test"]))
     if isinstance(model, SharedPrivate):
@@ -263,6 +270,7 @@ def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> d
 if __name__ == "__main__":
     rates = [{"rate": rate} for rate in (1e-3, 3e-3)]
     fought = [{**own, "strength": strength} for own in rates for strength in (0.1, 1.0)]
+    apart = [{**own, "penalty": penalty} for own in rates for penalty in (0.01, 1.0)]
     bag = [{"C": strength} for strength in (0.3, 1, 3, 10, 30)]
     raise SystemExit(
         experiments.main(
@@ -277,8 +285,8 @@ if __name__ == "__main__":
                 "hard": rates,
                 "hard, tuned weight": [{**own, "film": w} for own in rates for w in (0.5, 1, 2)],
                 "adversary": fought,
-                "orthogonal": rates,
-                "both": fought,
+                "orthogonal": apart,
+                "both": [{**own, "penalty": 0.1} for own in fought],
                 "strong": rates,
                 "strong, rising": rates,
                 "few, words, all domains": bag,
