@@ -48,7 +48,7 @@ from mtl_tutorial.tasks import Binary
 
 DOMAINS = "shop", "film", "restaurant"
 TASKS = [Binary(domain) for domain in DOMAINS]
-UNITS, WIDE, HALF = 32, 128, 43  # of an encoder; of the one of hard; of each of three as small
+UNITS, WIDE, HALF = 16, 64, 21  # of an encoder; of the one of hard; of each of three as small
 BATCH = 32  # sentences of each domain
 FEW = 60
 PROBE = 300  # steps of a probe
@@ -297,7 +297,7 @@ if __name__ == "__main__":
             },
             data=sentiment,
             seeds=range(10, 20),
-            steps=400,
+            steps=300,
             smoke_steps=3,
             choose_by="valid_accuracy",
             baseline="shared-private",
