@@ -232,6 +232,7 @@ def train(condition: str, rate: float, seed: int, steps: int) -> dict[str, float
     model: ResNet | Linear = Linear()
     if order != "linear":
         model = ResNet(kind)
+        # torch's types of Module.to leave memory formats out.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if kind == "200 labels":
         if order == "fine-tuned":

@@ -782,7 +782,7 @@ def test_a_builder_is_a_function() -> None:
     ):
         SoftSharing(mlp(6, 4), heads(4), 0.1)
     with pytest.raises(TypeError, match="expert built a int, not a torch"):
-        MMoE(lambda: 3, partial(nn.Linear, 6), heads(4))  # type: ignore[arg-type,return-value]
+        MMoE(lambda: 3, partial(nn.Linear, 6), heads(4))  # type: ignore[arg-type,return-value]  # wrong on purpose
 
 
 MISFITS: dict[str, tuple[Callable[[], Any], str]] = {
