@@ -272,7 +272,7 @@ if __name__ == "__main__":
                 "linear": [{"penalty": penalty} for penalty in (1.0, 100.0)],
                 "curve": [{"penalty": 1.0, "knots": knots} for knots in (10, 20, 40)],
                 "hard": rates,
-                "hard, tuned weights": [{**rate, "weight": w} for w in (0.5, 1.0, 2.0)],
+                "hard, tuned weights": [{**rate, "weight": w} for w in (0.5, 2.0)],
                 "hard, narrow": rates,
                 "one gate": rates,
                 "MMoE": rates,
