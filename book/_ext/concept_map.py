@@ -43,7 +43,10 @@ BOXES = {
 
 LEADS = {
     "start/first-network": ["foundations/why-share"],
-    "foundations/why-share": ["foundations/objective", "architectures/hard-sharing"],
+    "foundations/why-share": [
+        "foundations/objective",
+        "architectures/hard-sharing",
+    ],
     "foundations/objective": [
         "foundations/gradients",
         "optimisation/static-weights",
@@ -52,7 +55,10 @@ LEADS = {
     ],
     "architectures/hard-sharing": ["architectures/soft-sharing"],
     "architectures/soft-sharing": ["architectures/experts"],
-    "architectures/experts": ["architectures/shared-private", "case-studies/census"],
+    "architectures/experts": [
+        "architectures/shared-private",
+        "case-studies/census",
+    ],
     "foundations/gradients": ["optimisation/gradient-conflict"],
     "optimisation/gradient-conflict": ["optimisation/gradient-balancing"],
     "optimisation/static-weights": ["optimisation/dynamic-weights"],
@@ -105,7 +111,9 @@ def arrow(start: str, end: str) -> str:
         gutter = x1 + WIDTH + GAP // 2 - 2
         return f"M{x1 + WIDTH} {y1 + HEIGHT // 2}H{gutter}V{y2 + HEIGHT // 2}H{x2 + WIDTH + 2}"
     middle = x1 + WIDTH // 2, y1 + HEIGHT, x2 + WIDTH // 2
-    turn = middle[1] + (8 if BOXES[start][1] % 2 else 17)  # ways of neighbours do not touch
+    turn = middle[1] + (
+        8 if BOXES[start][1] % 2 else 17
+    )  # ways of neighbours do not touch
     return f"M{middle[0]} {middle[1]}V{turn}H{middle[2]}V{y2 - 2}"
 
 

@@ -25,7 +25,7 @@ Beside them: each task alone, a linear model, tuned weights. A linear probe read
 each stage of a network that learned the digits, before and after it was trained: where would a task
 find what it needs?
 
-Rates: 0.03 was worse than 0.01 for each kind of network, tried with a seed outside the plan.
+Rates: 0.03 was worse than 0.01 for most kinds of network, tried with a seed outside the plan.
 """
 
 from functools import cache

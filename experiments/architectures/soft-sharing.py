@@ -21,7 +21,7 @@ Named before it was run:
 Beside them: a linear model, tuned weights. Inspected: how far the towers of each stage end apart, the
 matrices, and what a linear probe reads of the other task's digit from a task's features.
 
-Rates: 0.03 was worse than 0.01 for each kind of network, tried with a seed outside the plan.
+Rates: 0.03 was worse than 0.01 for most kinds of network, tried with a seed outside the plan.
 """
 
 from functools import cache
