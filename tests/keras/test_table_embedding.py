@@ -44,7 +44,7 @@ def test_a_row_is_its_categories_vectors_and_its_quantities() -> None:
 )
 def test_what_is_no_table_is_refused(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        TableEmbedding(*arguments)  # type: ignore[arg-type]
+        TableEmbedding(*arguments)  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.parametrize("name", ["categorical", "numeric"])

@@ -60,7 +60,7 @@ def test_without_quantities() -> None:
 )
 def test_what_is_no_table_is_refused(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        TableEmbedding(*arguments)  # type: ignore[arg-type]
+        TableEmbedding(*arguments)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_other_columns_are_refused() -> None:
