@@ -21,8 +21,10 @@ import numpy as np
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
+from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective
 
+STATIC = Path(__file__).parent / "touch_static"
 SCRIPTS = {"gradients": "gradients.js", "weights": "weighted_sum.js"}
 CLASSES = {
     "sum": "Equal",
@@ -41,7 +43,7 @@ SETTINGS = {
     "task 2 six times as long": [[0.7, 0.0], [-1.8, 3.8]],
     "opposite gradients": [[2.0, 0.0], [-3.0, 0.0]],
     "gradient 1 is zero": [[0.0, 0.0], [-1.6, 2.4]],
-    "three tasks": [[2.4, 0.2], [-1.6, 3.0], [1.4, 2.6]],
+    "three tasks": [[1.0, 0.1], [-2.5, 2.3], [-0.5, 2.9]],
     "three tasks, no step helps all": [[2.5, 0.0], [-1.2, 2.4], [-1.6, -2.0]],
 }
 UNIT, WIDTH, HEIGHT, X0, Y0 = 40, 400, 310, 200, 220  # pixels; the origin
@@ -538,13 +540,14 @@ def add_scripts(
         app.add_css_file("touch.css")
 
 
+def add_static(app: Sphinx, config: Config) -> None:
+    """Copy the scripts beside the pages."""
+    config.html_static_path.append(str(STATIC))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive and the folder of its scripts."""
     app.add_directive("touch", Touch)
     app.connect("html-page-context", add_scripts)
-    static = str(Path(__file__).parent / "touch_static")
-    app.connect(
-        "config-inited",
-        lambda app, config: config.html_static_path.append(static),
-    )
+    app.connect("config-inited", add_static)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
