@@ -108,14 +108,13 @@ def steps(
     rows: Sequence[Sequence[float]], names: Sequence[str], alike: bool
 ) -> dict[str, Any]:
     """Return where the arrows of the methods end, in pixels, and where their names stand."""
-    longest = max(math.hypot(*row) for row in rows)
     ends: dict[str, Any] = {}
     labels: list[dict[str, Any]] = []
     for name in names:
         _, (x, y), gains = read(rows, name)
-        size = math.hypot(x, y)
-        if gains is None or size <= TINY * longest:
+        if gains is None:
             continue
+        size = math.hypot(x, y)
         scale = 3.2 / size if alike else 1
         end = [X0 + UNIT * scale * x, Y0 - UNIT * scale * y]
         ends[name] = {"end": end, "harms": bool(np.nanmin(gains) < -TINY)}
@@ -220,21 +219,16 @@ def table(rows: Sequence[Sequence[float]], names: Sequence[str]) -> str:
     lines = []
     for name in names:
         weights, _, gains = read(rows, name)
+        values = np.full((2, 3), np.nan)
+        values[0, : len(rows)] = weights
+        if gains is not None:
+            values[1, : len(rows)] = gains
         cells = []
-        for values in (weights, gains):
-            for k in range(3):
-                known = (
-                    values is not None
-                    and k < len(rows)
-                    and not np.isnan(values[k])
-                )
-                text = number(values[k]) if known else "–"
-                harm = (
-                    ' class="harm"'
-                    if values is gains and known and values[k] < -TINY
-                    else ""
-                )
-                cells.append(f"<td{harm}{hidden(k, rows)}>{text}</td>")
+        for part, k in np.ndindex(values.shape):
+            value = values[part, k]
+            text = "–" if np.isnan(value) else number(value)
+            harm = ' class="harm"' if part and value < -TINY else ""
+            cells.append(f"<td{harm}{hidden(k, rows)}>{text}</td>")
         box = f'<input type="checkbox" checked hidden aria-label="draw {name}">'
         lines.append(
             f'<tr data-method="{name}"><th scope="row">{box}{name}</th>{"".join(cells)}</tr>'

@@ -12,7 +12,7 @@ from mtl_tutorial import weighting
 from .small_book import ROOT
 
 SCRIPTS = ROOT / "book" / "_ext" / "touch_static"
-METHODS = {
+METHODS: dict[str, Any] = {
     "sum": weighting.Equal,
     "MGDA": weighting.MGDA,
     "PCGrad": weighting.PCGrad,
@@ -59,7 +59,7 @@ def grid() -> list[np.ndarray]:
 
 def library(name: str, jacobian: np.ndarray) -> np.ndarray:
     """Return the library's weights."""
-    method: Any = METHODS[name]()
+    method = METHODS[name]()
     if name == "PCGrad":
         method.generator = InOrder()
     weights: np.ndarray = method(np.zeros(len(jacobian)), jacobian @ jacobian.T)
