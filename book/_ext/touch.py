@@ -46,7 +46,7 @@ SETTINGS = {
     "three tasks": [[1.0, 0.1], [-2.5, 2.3], [-0.5, 2.9]],
     "three tasks, no step helps all": [[2.5, 0.0], [-1.2, 2.4], [-1.6, -2.0]],
 }
-UNIT, WIDTH, HEIGHT, X0, Y0 = 40, 400, 310, 200, 220  # pixels; the origin
+UNIT, WIDTH, HEIGHT, X0, Y0 = 40, 400, 316, 200, 220  # pixels; the origin
 THREE = "In a plane three gradients are always dependent; in a network they hardly ever are."
 GAIN = (
     "Gain: the cosine of a task's gradient and the direction. Below 0, and "
@@ -120,7 +120,9 @@ def steps(
         ends[name] = {"end": end, "harms": bool(np.nanmin(gains) < -TINY)}
         same = [label for label in labels if math.dist(label["end"], end) < 5]
         if same:
-            same[0]["text"] += f", {name}"
+            if same[0]["text"].count(",") < 3:  # the table has all names
+                more = "…" if same[0]["text"].count(",") == 2 else name
+                same[0]["text"] += f", {more}"
             continue
         labels.append(
             {

@@ -22,7 +22,7 @@
 
   // -------------------------------------------------------------------------- gradients
 
-  const UNIT = 40, WIDTH = 400, HEIGHT = 310, X0 = 200, Y0 = 220, TINY = 1e-6;
+  const UNIT = 40, WIDTH = 400, HEIGHT = 316, X0 = 200, Y0 = 220, TINY = 1e-6;
   const THREE = "In a plane three gradients are always dependent; in a network they hardly ever are.";
 
   // The weights and the step of a method, and the cosine of each gradient with it (if there is one).
@@ -44,7 +44,11 @@
       const end = [X0 + UNIT * scale * x, Y0 - UNIT * scale * y];
       ends[name] = { end, harms: harmed.length > 0 };
       const same = labels.find(label => Math.hypot(label.end[0] - end[0], label.end[1] - end[1]) < 5);
-      if (same) { same.text += `, ${name}`; continue; }
+      if (same) {
+        const commas = same.text.split(",").length - 1; // the table has all names
+        if (commas < 3) same.text += `, ${commas === 2 ? "…" : name}`;
+        continue;
+      }
       const anchor = x > 0.3 * size ? "start" : x < -0.3 * size ? "end" : "middle";
       labels.push({ name, text: name, end, anchor, x: end[0] + 9 * x / size, y: end[1] - 12 * y / size + 4 });
     }
