@@ -130,9 +130,23 @@ def chapter(title: str) -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})  # type: ignore[no-any-return]
 
 
+TOUCH = """# Figures to touch
+
+```{touch} gradients
+:alt: Two gradients and the step of each method
+Drag a tip.
+```
+
+```{touch} weights
+:alt: Two losses and their weighted sum
+Move the weight.
+```
+"""
+
+
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
-    """Two pages, built with the real configuration, extensions and styles."""
+    """Two pages, and one with figures to touch, built with the real configuration, extensions and styles."""
     root = tmp_path_factory.mktemp("sample")
     book = root / "book"
     for folder in ("_ext", "_static"):
@@ -140,9 +154,12 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
     shutil.copy(ROOT / "_config.yml", root)
     (root / "constraints.txt").touch()
     (book / "references.bib").touch()
-    (book / "_toc.yml").write_text("format: jb-book\nroot: one\nchapters:\n- file: two\n", "utf-8")
+    (book / "_toc.yml").write_text(
+        "format: jb-book\nroot: one\nchapters:\n- file: two\n- file: touch\n", "utf-8"
+    )
     for title in ("one", "two"):
         nbformat.write(chapter(title), book / f"{title}.ipynb")
+    (book / "touch.md").write_text(TOUCH, "utf-8")
     command = [*JUPYTER_BOOK, "build", str(book), "-q", "-n", "-W", "--keep-going"]
     settings = os.environ | {"MATPLOTLIBRC": str(book / "_ext" / "matplotlibrc")}
     built = subprocess.run(command, capture_output=True, text=True, check=False, env=settings)
