@@ -39,7 +39,9 @@ class Row(NamedTuple):
 
     def is_covered(self, documents: Iterable[str]) -> bool:
         """Whether one of the places is in these documents."""
-        return any(place.partition("#")[0] in documents for place in self.places)
+        return any(
+            place.partition("#")[0] in documents for place in self.places
+        )
 
 
 def read_rows(book: Path) -> list[Row]:
@@ -63,7 +65,9 @@ def counts(rows: list[Row], documents: Iterable[str]) -> list[str]:
         mended = sum(row.is_covered(documents) for row in errors)
         cells = [len(said), covered, len(said) - covered - left_out, left_out]
         figures = " | ".join(map(str, cells))
-        lines.append(f"| {article or '**all**'} | {figures} | {mended} of {len(errors)} |")
+        lines.append(
+            f"| {article or '**all**'} | {figures} | {mended} of {len(errors)} |"
+        )
     return lines
 
 
