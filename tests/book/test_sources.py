@@ -60,11 +60,10 @@ def findings(row: Row) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "row", ROWS, ids=lambda row: f"{row.article}-{row.section}-{row.says[:30]}"
-)
-def test_row_has_a_place_that_is_there_or_a_reason(row: Row) -> None:
-    assert findings(row) == []
+@pytest.mark.parametrize("article", sorted({row.article for row in ROWS}))
+def test_every_row_has_a_place_that_is_there_or_a_reason(article: str) -> None:
+    own = [row for row in ROWS if row.article == article]
+    assert {row.says: found for row in own if (found := findings(row))} == {}
 
 
 @pytest.mark.parametrize(
