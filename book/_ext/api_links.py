@@ -29,8 +29,15 @@ def imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == LIBRARY:
-                    yield (alias.asname, alias.name) if alias.asname else (LIBRARY, LIBRARY)
-        elif isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == LIBRARY:
+                    yield (
+                        (alias.asname, alias.name)
+                        if alias.asname
+                        else (LIBRARY, LIBRARY)
+                    )
+        elif (
+            isinstance(node, ast.ImportFrom)
+            and str(node.module).split(".")[0] == LIBRARY
+        ):
             for alias in node.names:
                 yield alias.asname or alias.name, f"{node.module}.{alias.name}"
 
@@ -68,14 +75,25 @@ def names(notebook: NotebookNode) -> set[str]:
 @cache
 def used(book: Path) -> dict[str, set[str]]:
     """Return for each chapter what it uses of the library."""
-    return {chapter: names(read(path)) for chapter, path in chapters(book).items()}
+    return {
+        chapter: names(read(path)) for chapter, path in chapters(book).items()
+    }
 
 
 def add_chapters(
-    app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
+    app: Sphinx,
+    what: str,
+    name: str,
+    thing: Any,
+    options: Any,
+    lines: list[str],
 ) -> None:
     """Put at the end of a docstring the chapters that use what it documents."""
-    links = [f":doc:`/{chapter}`" for chapter, own in used(Path(app.srcdir)).items() if name in own]
+    links = [
+        f":doc:`/{chapter}`"
+        for chapter, own in used(Path(app.srcdir)).items()
+        if name in own
+    ]
     if what in ("class", "function", "data") and links:
         lines += ["", f"**Used in:** {'; '.join(links)}.", ""]
 
@@ -91,10 +109,14 @@ def add_names(app: Sphinx, doctree: nodes.document, document: str) -> None:
     ]
     if not own:
         return
-    paragraph = nodes.paragraph("", "From the library: ", classes=["library-names"])
+    paragraph = nodes.paragraph(
+        "", "From the library: ", classes=["library-names"]
+    )
     for i, (name, entry) in enumerate(own):
         address = app.builder.get_relative_uri(document, entry.docname)
-        link = nodes.reference("", "", internal=True, refuri=f"{address}#{entry.node_id}")
+        link = nodes.reference(
+            "", "", internal=True, refuri=f"{address}#{entry.node_id}"
+        )
         link += nodes.literal("", name.removeprefix(f"{LIBRARY}."))
         paragraph += [*([nodes.Text(", ")] if i else []), link]
     paragraph += nodes.Text(".")
