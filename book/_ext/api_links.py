@@ -8,6 +8,7 @@ the end of a docstring, the chapters that use it. Nothing is written by hand, an
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,10 @@ from notebook_cache import chapters, read
 from reading_times import tags
 
 LIBRARY = "mtl_tutorial"
+MACHINERY = re.compile(
+    rf"{LIBRARY}\.(glue|experiments)\b"
+)  # of pages, not for readers
+KINDS = ("class", "function", "data")
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
@@ -69,7 +74,7 @@ def names(notebook: NotebookNode) -> set[str]:
             first, _, rest = dotted(node).partition(".")
             if first in known:
                 found.add(f"{known[first]}.{rest}" if rest else known[first])
-    return found
+    return {name for name in found if not MACHINERY.match(name)}
 
 
 @cache
@@ -80,32 +85,25 @@ def used(book: Path) -> dict[str, set[str]]:
     }
 
 
-def add_chapters(
-    app: Sphinx,
-    what: str,
-    name: str,
-    thing: Any,
-    options: Any,
-    lines: list[str],
-) -> None:
+def add_chapters(app: Sphinx, what: str, name: str, *more: Any) -> None:
     """Put at the end of a docstring the chapters that use what it documents."""
+    lines: list[str] = more[-1]  # before them: the object, and options
     links = [
         f":doc:`/{chapter}`"
         for chapter, own in used(Path(app.srcdir)).items()
         if name in own
     ]
-    if what in ("class", "function", "data") and links:
+    if what in KINDS and links:
         lines += ["", f"**Used in:** {'; '.join(links)}.", ""]
 
 
 def add_names(app: Sphinx, doctree: nodes.document, document: str) -> None:
     """Put at the end of a chapter what it uses of the library."""
     objects = app.env.domaindata.get("py", {}).get("objects", {})
-    kinds = ("class", "function", "data")
     own = [
         (name, objects[name])
         for name in sorted(used(Path(app.srcdir)).get(document, ()))
-        if name in objects and objects[name].objtype in kinds
+        if name in objects and objects[name].objtype in KINDS
     ]
     if not own:
         return
