@@ -24,13 +24,15 @@ CLOSED = (
     nodes.title, nodes.rubric, nodes.reference, pending_xref, nodes.literal, nodes.literal_block,
     nodes.math, nodes.raw, nodes.caption, nodes.topic, nodes.footnote,
 )  # fmt: skip
+CHINESE = re.compile("[一-鿿]")
 FOLDED = re.compile(r"dropdown|cell_output|exercise|solution|experiment")
 
 
 class Entry(NamedTuple):
-    """A glossary entry: its names, the English ones first."""
+    """A glossary entry: its names, the English ones first, and the pages that its text names."""
 
     names: list[str]
+    pages: list[str]
 
     @property
     def pattern(self) -> str:
@@ -38,7 +40,7 @@ class Entry(NamedTuple):
         words = [
             n
             for n in self.names
-            if re.search(r"[A-Za-zΔ]", n) and not re.search(r"[一-鿿]", n)
+            if re.search(r"[A-Za-zΔ]", n) and not CHINESE.search(n)
         ]
         return "|".join(map(as_written, sorted(words, key=len, reverse=True)))
 
@@ -67,7 +69,8 @@ def read_entries(book: Path) -> list[Entry]:
                 line.strip()
                 for line in entry.splitlines()
                 if not line.startswith(" ")
-            ]
+            ],
+            re.findall(r"\{page\}`([^`]+)`", entry),
         )
         for entry in entries
     ]
@@ -139,7 +142,16 @@ def link_first_uses(
             text.parent.replace(text, [*pieces, nodes.Text(text[end:])])
 
 
+def mark_chinese(app: Sphinx, doctree: nodes.document, document: str) -> None:
+    """Say of each Chinese word that it is Chinese, for screen readers (docutils makes it ``lang``)."""
+    if document == GLOSSARY:
+        for term in doctree.findall(nodes.term):
+            if CHINESE.search(term.astext()):
+                term["classes"].append("language-zh")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Add the links when all pages are read and their references resolved."""
     app.connect("doctree-resolved", link_first_uses)
+    app.connect("doctree-resolved", mark_chinese)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -316,6 +316,11 @@ def test_a_page_link_has_name_and_section_and_waits_for_what_is_planned(
     assert entry.select("a")[-1]["href"] == "../chapter.html#pair"
 
 
+def test_chinese_words_are_marked_as_chinese(reference: SmallBook) -> None:
+    words = reference.page("reference/glossary").select("dl.glossary dt[lang=zh]")
+    assert ["结果" in word.text for word in words] == [True]
+
+
 def test_chapter_and_function_lead_to_each_other(reference: SmallBook) -> None:
     chapter = reference.page("chapter")
     assert addresses(chapter, ".library-names") == ["reference/glossary.html#mtl_tutorial.answer"]
@@ -324,5 +329,8 @@ def test_chapter_and_function_lead_to_each_other(reference: SmallBook) -> None:
 
 def test_the_search_index_has_the_names_in_both_languages(reference: SmallBook) -> None:
     index = (reference.html / "searchindex.js").read_text("utf-8")
-    found = json.loads(index.removeprefix("Search.setIndex(").removesuffix(")"))["indexentries"]
-    assert {"result", "结果"} <= set(found)
+    found = json.loads(index.removeprefix("Search.setIndex(").removesuffix(")"))
+    chapter = found["docnames"].index("chapter")
+    for name in ("result", "结果"):  # leads to the glossary, and to the section that explains it
+        assert [chapter, "pair", False] in found["indexentries"][name]
+        assert len(found["indexentries"][name]) == 2
