@@ -1,4 +1,4 @@
-"""Tie chapters and API pages together, from the imports and calls in the notebooks.
+"""Tie chapters and API pages together, from imports, calls and mentions in the notebooks.
 
 At the end of a chapter stands what it uses of the library, each name a link to its documentation; at
 the end of a docstring, the chapters that use it. Nothing is written by hand, and both lists come from
@@ -25,6 +25,7 @@ LIBRARY = "mtl_tutorial"
 MACHINERY = re.compile(
     rf"{LIBRARY}\.(glue|experiments)\b"
 )  # of pages, not for readers
+MENTION = re.compile(rf"\{{(?:class|func)\}}`~?({LIBRARY}[\w.]+)`")
 KINDS = ("class", "function", "data")
 
 
@@ -47,6 +48,18 @@ def imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
                 yield alias.asname or alias.name, f"{node.module}.{alias.name}"
 
 
+def offered(library: Path) -> dict[str, str]:
+    """Return what the packages of a library offer under a shorter name: the long name -> the short."""
+    return {
+        f"{node.module}.{alias.name}": ".".join([*package, alias.name])
+        for path in library.rglob("__init__.py")
+        for package in [path.parent.relative_to(library.parent).parts]
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
 def dotted(node: ast.AST) -> str:
     """Return ``a.b.c`` for a chain of attributes, "" for anything else."""
     if isinstance(node, ast.Attribute):
@@ -61,6 +74,7 @@ def names(notebook: NotebookNode) -> set[str]:
     found: set[str] = set()
     for cell in notebook.cells:
         if cell.cell_type != "code":
+            found.update(MENTION.findall(cell.source))
             continue
         try:
             tree = ast.parse(cell.source)
@@ -79,10 +93,15 @@ def names(notebook: NotebookNode) -> set[str]:
 
 @cache
 def used(book: Path) -> dict[str, set[str]]:
-    """Return for each chapter what it uses of the library."""
-    return {
-        chapter: names(read(path)) for chapter, path in chapters(book).items()
-    }
+    """Return for each chapter what it uses of the library, by the name that the API page has."""
+    short = offered(book.parent / LIBRARY)
+    found = {}
+    for chapter, path in chapters(book).items():
+        own = names(read(path))
+        while longer := own & set(short):
+            own = own - longer | {short[name] for name in longer}
+        found[chapter] = own
+    return found
 
 
 def add_chapters(app: Sphinx, what: str, name: str, *more: Any) -> None:

@@ -19,6 +19,16 @@ from sphinx.util.docutils import SphinxRole
 
 from experiment import gained
 
+METRICS = {
+    "auc": "AUC",
+    "f1": "F1",
+    "iou": "IoU",
+    "mae": "mean error",
+    "hidden": "share of errors",
+    "explained": "share explained",
+}
+"""What to call metrics whose names in results are short."""
+
 
 def parts(text: str) -> tuple[str, str, str]:
     """Return the experiment, the comparison and the expected word ("" if none is given).
@@ -71,7 +81,10 @@ def verdict(experiments: Path, text: str) -> str:
     if result.is_file():
         each = claim(json.loads(result.read_text(encoding="utf-8")), pair, word)
         metric, points, _ = gained(each)
-        return f"**{each['verdict']}** ({metric}: {points})"
+        metric = metric.split()[-1]  # of whom, the text says
+        return (
+            f"**{each['verdict']}** ({METRICS.get(metric, metric)}: {points})"
+        )
     if (experiments / f"{name}.py").is_file():
         raise ValueError(f"experiment {name!r} has no result yet")
     return "*to come*"

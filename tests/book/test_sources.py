@@ -1,5 +1,6 @@
 """Every place that the reference part names is there, and nothing of the articles is passed over."""
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -84,8 +85,33 @@ def test_an_error_must_be_mended_somewhere() -> None:
     assert findings(Row("1", "2", "error", "Wrong.", "", "Too large."))
 
 
+SECTIONS = {
+    "1": "1 2.1 2.2 2.3 3.1 3.2 3.3 3.4 4.1 4.2 4.3 5 6",
+    "2": "1 2.1 3.1 3.2 3.3 3.4 4.1 4.2 5.1 5.2 5.3 6.1 6.2 6.3 6.4 7.1 7.2 7.3 8.1 8.2 8.3 8.4 9",
+    "3": "1 2 3 4 4b 5 6 7 8",
+    "4": "1 2.1 2.2 2.3 3.1 3.2 3.3 3.4 4.1 4.2 4.3 5.1 5.2 5.3 6.1 6.2 6.3 6.4 7.1 7.2 7.3 8.1 8.2 8.3 8.4 "
+    "9.1 9.2 9.3 9.4",
+    "5": "1.1 1.2 2.1 2.2 2.3 3.1 3.2 3.3 4.1 4.2 4.3 5 6 7 8.1 8.2 9.1 9.2 9.3",
+}
+"""The sections of each article that say something."""
+
+
+@pytest.mark.parametrize("article", SECTIONS)
+def test_no_section_of_an_article_is_passed_over(article: str) -> None:
+    held = {re.split("[ ,]", row.section)[0] for row in ROWS if row.article == article}
+    assert held == set(SECTIONS[article].split())
+
+
 def test_all_five_articles_are_there() -> None:
-    assert {row.article for row in ROWS} == {"1", "2", "3", "4", "5"}
+    assert {row.article for row in ROWS} == set(SECTIONS)
+    assert len(ROWS) >= 230  # as many as a first reading found
+
+
+def test_every_question_of_the_articles_is_answered() -> None:
+    asked = [row for row in ROWS if "?" in row.says]
+    assert len(asked) >= 20
+    answers = ("reference/faq#", "reference/decision-guide")
+    assert [r.says for r in asked if not any(p.startswith(answers) for p in r.places)] == []
 
 
 def test_the_summary_counts_every_row_once() -> None:
