@@ -29,7 +29,7 @@ class IndexedNames(SphinxTransform):
             for node in self.document.findall(nodes.section)
         }
         found = [
-            ("single", name, sections.get(anchor, ""), "", None)
+            ("single", name, sections.get(anchor, ""), "main", None)
             for entry in read_entries(Path(self.env.srcdir))
             for document, _, anchor in (
                 page.partition("#") for page in entry.pages

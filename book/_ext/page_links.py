@@ -69,7 +69,10 @@ class Page(SphinxRole):
             )
             return [], [message]
         parent = nodes.inline()
-        return self.inliner.parse(source, self.lineno, self.inliner, parent)
+        found, messages = self.inliner.parse(
+            source, self.lineno, self.inliner, parent
+        )
+        return found, messages
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -104,9 +104,10 @@ class Verdict(SphinxRole):
                 f"{{verdict}}: {error}", line=self.lineno
             )
             return [], [message]
-        return self.inliner.parse(
+        found, messages = self.inliner.parse(
             source, self.lineno, self.inliner, nodes.inline()
         )
+        return found, messages
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -4,21 +4,26 @@ import ast
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from . import notebook_checks as checks
+from . import small_book
 from .small_book import ROOT, SmallBook, code
 
 from api_links import names, offered, used  # isort: skip (modules of book/_ext, on the path since the checks)
 from glossary_links import Finder, read_entries  # isort: skip
 from page_links import PLANNED  # isort: skip
-from reading_times import open_parts, prose  # isort: skip
+from reading_times import directive, open_parts, prose  # isort: skip
 from verdicts import parts, verdict  # isort: skip
 
 BOOK = ROOT / "book"
@@ -179,7 +184,12 @@ def shown(markdown: str) -> str:
 @pytest.fixture
 def experiments(tmp_path: Path) -> Path:
     """Return a folder with one result, and a script without one."""
-    claim = {"condition": "a, b", "against": "c", "metric": "test_f1", "verdict": "gains"}
+    claim: dict[str, object] = {
+        "condition": "a, b",
+        "against": "c",
+        "metric": "test_f1",
+        "verdict": "gains",
+    }
     claim |= {"mean": 1.0, "half_width": 0.5}
     (tmp_path / "results" / "part").mkdir(parents=True)
     other = claim | {"metric": "test_auc", "verdict": "loses", "mean": -1.0}
@@ -310,7 +320,7 @@ PAGE = """# Words
 ```{glossary}
 result
 结果
-  What comes out. See {page}`chapter#pair` and {page}`architectures/experts`.
+  What comes out. See {page}`chapter#pair` and {page}`part/later`.
 ```
 
 ```{eval-rst}
@@ -325,6 +335,8 @@ def reference(built_book: SmallBook, tmp_path_factory: pytest.TempPathFactory) -
     root = tmp_path_factory.mktemp("reference") / "book"
     shutil.copytree(built_book.root, root, ignore=shutil.ignore_patterns("html", ".doctrees"))
     book = SmallBook(root)
+    planned = 'PLANNED = {\n    "part/later": "A late chapter",'
+    book.edit("book/_ext/page_links.py", "PLANNED = {", planned)
     (root / "book" / "reference").mkdir()
     (root / "book" / "reference" / "glossary.md").write_text(PAGE, "utf-8")
     (root / "book" / "reference" / "faq.md").write_text("# Why?\n\nA result. Results!\n", "utf-8")
@@ -334,6 +346,12 @@ def reference(built_book: SmallBook, tmp_path_factory: pytest.TempPathFactory) -
     built = book.build()
     assert built.returncode == 0, built.stdout
     return book
+
+
+def search_index(book: SmallBook) -> dict[str, Any]:
+    """Return what the search page of a built book reads."""
+    index = (book.html / "searchindex.js").read_text("utf-8")
+    return dict(json.loads(index.removeprefix("Search.setIndex(").removesuffix(")")))
 
 
 def addresses(page: BeautifulSoup, where: str) -> list[str]:
@@ -353,7 +371,7 @@ def test_a_page_link_has_name_and_section_and_waits_for_what_is_planned(
 ) -> None:
     entry = reference.page("reference/glossary").select_one("dl.glossary dd")
     assert entry is not None
-    assert "A chapter: Pair and Experts and gates (to come)" in entry.text
+    assert "A chapter: Pair and A late chapter (to come)" in entry.text
     assert entry.select("a")[-1]["href"] == "../chapter.html#pair"
 
 
@@ -369,9 +387,102 @@ def test_chapter_and_function_lead_to_each_other(reference: SmallBook) -> None:
 
 
 def test_the_search_index_has_the_names_in_both_languages(reference: SmallBook) -> None:
-    index = (reference.html / "searchindex.js").read_text("utf-8")
-    found = json.loads(index.removeprefix("Search.setIndex(").removesuffix(")"))
+    found = search_index(reference)
     chapter = found["docnames"].index("chapter")
     for name in ("result", "结果"):  # leads to the glossary, and to the section that explains it
-        assert [chapter, "pair", False] in found["indexentries"][name]
+        assert [chapter, "pair", True] in found["indexentries"][name]
         assert len(found["indexentries"][name]) == 2
+
+
+# ---------------------------------------------------------------------------- the real one
+
+
+def outline(path: Path) -> NotebookNode:
+    """Return a chapter without its contents: what can be linked to, and no more."""
+    page = checks.Page(path)
+    lines = [(h.place, f"{'#' * h.level} {h.text}\n") for h in page.headings]
+    for place, (_, token) in enumerate(page.tokens):
+        found = directive(token)
+        if found and found.name.startswith("exercise") and (label := found.options.get("label")):
+            lines.append((place, f"```{{exercise}}\n:label: {label}\nSolve it.\n```\n"))
+    return new_notebook(cells=[new_markdown_cell("\n".join(line for _, line in sorted(lines)))])  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def outlined(tmp_path_factory: pytest.TempPathFactory) -> SmallBook:
+    """Return the reference part as it is, built with outlines of all chapters; its API page is empty."""
+    book = small_book.write(tmp_path_factory.mktemp("outlined"))
+    shutil.copytree(ROOT / "mtl_tutorial", book.root / "mtl_tutorial", dirs_exist_ok=True)
+    shutil.copytree(BOOK / "reference", book.root / "book" / "reference")
+    shutil.copytree(EXPERIMENTS, book.root / "experiments", ignore=shutil.ignore_patterns("runs"))
+    (book.root / "book" / "index.md").write_text("# The book\n", "utf-8")
+    (book.root / "book" / "reference" / "api.md").write_text(
+        "# API\n\n## Several processes\n", "utf-8"
+    )
+    shutil.copy(BOOK / "_toc.yml", book.root / "book")
+    for path in NOTEBOOKS:
+        place = book.root / "book" / path.relative_to(BOOK)
+        place.parent.mkdir(exist_ok=True)
+        nbformat.write(outline(path), place)
+    book.edit("_config.yml", "execute_notebooks: cache", 'execute_notebooks: "off"')
+    command = "import sys; sys.path.insert(0, '.'); from jupyter_book.cli.main import main; main()"
+    built = book.run("-c", command, "build", "book", "-q", "--path-output", ".")
+    assert built.returncode == 0, built.stdout
+    assert "WARNING" not in built.stdout
+    return book
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_search_leads_to_the_chapter_by_every_name(method: str, outlined: SmallBook) -> None:
+    found, docnames = search_index(outlined)["indexentries"], search_index(outlined)["docnames"]
+    entry = next(entry for entry in ENTRIES if METHODS[method] in entry.names)
+    for name in entry.names:
+        places = {docnames[place] for place, _, is_main in found[name.lower()] if is_main}
+        assert places == {"reference/glossary", *(p.partition("#")[0] for p in entry.pages)} - {
+            *PLANNED
+        }
+
+
+def broken_links(html: Path, pages: Iterable[Path]) -> list[str]:
+    """Return the links of built pages that lead to no file, or to no place in it."""
+
+    @cache
+    def ids(path: Path) -> set[str]:
+        soup = BeautifulSoup(path.read_text("utf-8"), "html.parser")
+        return {str(tag["id"]) for tag in soup.select("[id]")}
+
+    found = []
+    for page in pages:
+        soup = BeautifulSoup(page.read_text("utf-8"), "html.parser")
+        for link in soup.select("article a[href], article image[href]"):
+            address = urlsplit(unquote(str(link["href"])))
+            if address.scheme or address.netloc:
+                continue
+            target = (page.parent / address.path).resolve() if address.path else page
+            lost = not target.is_file()
+            lost = lost or (target.suffix == ".html" and address.fragment not in {"", *ids(target)})
+            if lost:
+                found.append(f"{page.relative_to(html)}: {link['href']}")
+    return found
+
+
+def test_links_of_the_reference_part_lead_somewhere(outlined: SmallBook) -> None:
+    pages = [p for p in (outlined.html / "reference").glob("*.html") if p.stem != "api"]
+    assert len(pages) >= 7
+    assert broken_links(outlined.html, pages) == []
+
+
+def test_links_of_the_built_book_lead_somewhere() -> None:
+    html = ROOT / "_build" / "html"
+    if not (html / "index.html").exists():
+        pytest.skip("the book is not built")
+    pages = [p for p in html.rglob("*.html") if not p.relative_to(html).parts[0].startswith("_")]
+    assert broken_links(html, pages) == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    links = "".join(f'<a href="{to}">x</a>' for to in ("b.html", "b.html#x", "#y", "c.html", "#a"))
+    (tmp_path / "a.html").write_text(f'<article id="a">{links}</article>', "utf-8")
+    (tmp_path / "b.html").write_text('<p id="x">', "utf-8")
+    found = broken_links(tmp_path, [tmp_path / "a.html"])
+    assert found == ["a.html: #y", "a.html: c.html"]

@@ -30,8 +30,9 @@ def anchors(path: Path) -> set[str]:
     """Return what a page can be entered at: its headings as addresses, and its exercises."""
     page = Page(path)
     headings = {
-        default_slugify("".join(c.content for c in page.tokens[h.place + 1][1].children or []))
+        default_slugify("".join(c.content for c in inline if c.type in ("text", "code_inline")))
         for h in page.headings
+        for inline in [page.tokens[h.place + 1][1].children or []]
     }
     return headings | {
         found.options.get("label", "")
