@@ -82,8 +82,10 @@ def verdict(experiments: Path, text: str) -> str:
         each = claim(json.loads(result.read_text(encoding="utf-8")), pair, word)
         metric, points, _ = gained(each)
         metric = metric.split()[-1]  # of whom, the text says
+        points = re.sub(r"[+-](?=0\.0+ )", "", points).replace("-", "−")
         return (
-            f"**{each['verdict']}** ({METRICS.get(metric, metric)}: {points})"
+            f"**{each['verdict']}** "
+            f"({METRICS.get(metric, metric)}: {points})"
         )
     if (experiments / f"{name}.py").is_file():
         raise ValueError(f"experiment {name!r} has no result yet")

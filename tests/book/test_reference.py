@@ -205,7 +205,7 @@ def experiments(tmp_path: Path) -> Path:
     [
         ("part/chapter: a, b against c", "**gains** (F1: +1.0 ± 0.5)"),
         ("part/chapter: a, b against c (gains)", "**gains** (F1: +1.0 ± 0.5)"),
-        ("part/chapter: a, b against c of test_auc (loses)", "**loses** (AUC: -1.0 ± 0.5)"),
+        ("part/chapter: a, b against c of test_auc (loses)", "**loses** (AUC: −1.0 ± 0.5)"),
         ("part/none: a against b", "*to come*"),
     ],
 )
