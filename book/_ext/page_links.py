@@ -32,6 +32,9 @@ PLANNED = {
 }
 """Documents of the plan, and what to call them until they are there; take one out when it is."""
 
+SHORT = {"reference/resources": "Tools and reading"}
+"""What to call documents whose titles are long, and which the map does not have."""
+
 
 def markdown(env: BuildEnvironment, target: str) -> str:
     """Return a link as MyST: the chapter's name on the map, else its title; then the section.
@@ -48,7 +51,9 @@ def markdown(env: BuildEnvironment, target: str) -> str:
                 f"the book has no document {document!r}, nor does page_links.py plan one"
             )
         return f"*{PLANNED[document]}* (to come)"
-    name = BOXES[document][2].replace("\n", " ") if document in BOXES else ""
+    name = SHORT.get(document, "")
+    if document in BOXES:
+        name = BOXES[document][2].replace("\n", " ")
     path = PurePosixPath("/", env.doc2path(document, base=False))
     link = f"[{name}]({path})"
     if anchor.startswith("ex-"):
