@@ -84,8 +84,7 @@ def verdict(experiments: Path, text: str) -> str:
         metric = metric.split()[-1]  # of whom, the text says
         points = re.sub(r"[+-](?=0\.0+ )", "", points).replace("-", "−")
         return (
-            f"**{each['verdict']}** "
-            f"({METRICS.get(metric, metric)}: {points})"
+            f"**{each['verdict']}** ({METRICS.get(metric, metric)}: {points})"
         )
     if (experiments / f"{name}.py").is_file():
         raise ValueError(f"experiment {name!r} has no result yet")
