@@ -1,4 +1,4 @@
-# make book | test | downloads | experiments | data | lab | lint | floor: each makes the environment
+# make book | test | downloads | experiments | data | lab | lint | links | floor: each makes the environment
 # first, and needs nothing but Python 3.11+ and make.
 PYTHON ?= python3
 # Modules, not scripts: the first line of a script cannot name a folder with a space.
@@ -13,7 +13,7 @@ export TF_NUM_INTEROP_THREADS = 1
 export TF_CPP_MIN_LOG_LEVEL = 3
 export TF_ENABLE_ONEDNN_OPTS = 0
 
-.PHONY: book test notebooks downloads experiments data lab lint floor clean
+.PHONY: book test notebooks downloads experiments data lab lint links floor clean
 
 book: $(INSTALLED)  ## execute what changed, build the pages, print where they are
 	@$(RUN) book/build.py $(ARGS)
@@ -43,6 +43,12 @@ lint: $(INSTALLED)  ## style, types, packaging
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 	$(RUN) -m repo_review . --show=err
+
+# All of them stand on one page. Without the book's own configuration, so that no notebook is read.
+links: $(INSTALLED)  ## follow every link to another site (needs a network)
+	$(RUN) -m sphinx -b linkcheck -q -C -D extensions=myst_parser -D suppress_warnings=myst,docutils \
+	  -D root_doc=resources -D include_patterns=resources.md \
+	  -D linkcheck_timeout=30 -D linkcheck_retries=2 book/reference _build/links
 
 # Tools are today's, and what old packages warn of is theirs. Brings gigabytes: torch with CUDA.
 floor:  ## the library's tests on the oldest versions that pyproject.toml admits

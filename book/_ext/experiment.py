@@ -19,12 +19,23 @@ from sphinx.util.docutils import SphinxDirective
 DATA = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 
 
-def markdown(found: dict[str, Any], name: str) -> list[str]:
-    """Return the table and its source as lines of MyST."""
+def gained(each: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the metric, the gain, and that of twice the training ("" if there is none), as text."""
     from mtl_tutorial.comparison import (
         points,
     )  # only pages with experiments need the library
 
+    metric = each["metric"].removeprefix("test_").replace("_", " ")
+    metric = "Δm" if each["metric"] == "delta_m" else metric
+    return (
+        metric,
+        points(each),
+        points(each["twice"]) if "twice" in each else "",
+    )
+
+
+def markdown(found: dict[str, Any], name: str) -> list[str]:
+    """Return the table and its source as lines of MyST."""
     rows = []
     for each in found["primary"]:
         word = each["verdict"]
@@ -33,15 +44,13 @@ def markdown(found: dict[str, Any], name: str) -> list[str]:
                 f" ({each['verdict_once']}, then {each['twice']['verdict']})"
             )
         pair = f"{each['condition']} against {each['against']}"
+        metric, once, longer = gained(each)
         delta = each["metric"] == "delta_m"  # a fraction; shown in per cent
-        metric = each["metric"].removeprefix("test_").replace("_", " ")
-        metric = "Δm" if delta else metric
-        longer = points(each["twice"]) if "twice" in each else ""
         power = ""
         if each["detectable"] is not None:
             power = f"{each['detectable'] * (100 if delta else 1):.2g}"
         rows.append(
-            f"| {pair} | {metric} | {points(each)} | {longer} | {power} | **{word}** |"
+            f"| {pair} | {metric} | {once} | {longer} | {power} | **{word}** |"
         )
     origin = found["provenance"]
     data = DATA.get(origin["data"]["name"], origin["data"]["name"])
