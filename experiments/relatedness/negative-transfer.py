@@ -168,7 +168,8 @@ def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> d
     for part in ROWS:
         scores = [value for key, value in found.items() if key.startswith(f"{part}_")]
         found[f"{part}_mean" if part == "valid" else f"test_{pair}_mean"] = sum(scores) / 2
-    return found
+    kept = (name for name in found if name == "valid_mean" or name.startswith("test_"))
+    return {name: round(found[name], 2) for name in kept}
 
 
 def extra(model: Any, features: Any, targets: dict[str, Tensor]) -> Tensor:
