@@ -57,7 +57,7 @@ DEGREES = 60.0
 LAYERS = {"overlaid": 1, "turned": 2}
 WIDTH = 32
 BATCH = 64
-STEPS = 2000
+STEPS = 1200
 LOOKS = 20  # at the validation images, for early stopping
 
 load = cache(mnist)
@@ -194,16 +194,18 @@ def keep(
 
 if __name__ == "__main__":
     rates = [{"rate": rate} for rate in (2e-3, 8e-3)]
-    numbers = (0.001, 0.01, 0.1, 0.3, 3, 10)
-    weighted = [{"rate": 8e-3, "weight": weight} for weight in numbers]
-    tied = [{"rate": 8e-3, "strength": strength} for strength in (0.01, 0.1, 1)]
+    tied = [{"rate": 8e-3, "strength": strength} for strength in (0.1, 1)]
+    weights = {"overlaid": (0.3, 3), "turned": (3e-4, 3e-3, 3e-2, 0.3)}
+    weighted = {
+        f"{pair}, weights": [{"rate": 8e-3, "weight": weight} for weight in own]
+        for pair, own in weights.items()
+    }
     remedies = {
         "shared": rates,
         "full": rates,
         "apart": rates,
         "wide": rates,
         "linear": rates,
-        "weights": weighted,
         "surgery": rates,
         "balancing": rates,
         "soft sharing": tied,
@@ -219,6 +221,7 @@ if __name__ == "__main__":
             {
                 **{f"overlaid, {remedy}": own for remedy, own in remedies.items()},
                 **{f"turned, {remedy}": own for remedy, own in remedies.items()},
+                **weighted,
                 "turned, units": rates,
                 **{f"{name}, 16 wide": rates for name in elsewhere},
                 **{f"{name}, 128 wide": rates for name in elsewhere},
