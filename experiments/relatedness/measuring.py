@@ -69,7 +69,7 @@ DRAWS = 2  # of the 100 images, in each run
 ROWS = {"train": 20_000, "valid": 1000, "test": 5000}  # images that choose the setting, or judge
 WIDTH, CLASSES = 64, 10  # every head has ten outputs
 BATCH = 32  # images of each task in a step
-STEPS = 1000
+STEPS = 800
 MEASURED = {"rate": 2e-3}  # of the networks of the measures
 
 load = cache(mnist)
@@ -375,7 +375,7 @@ def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> d
 
 if __name__ == "__main__":
     rates = [{"rate": rate} for rate in (1e-3, 4e-3)]
-    weighted = [{"rate": r, "weight": w} for r in (4e-3,) for w in (0.3, 3)]
+    weighted = [{"rate": 4e-3, "weight": w} for w in (0.3, 3)]
     raise SystemExit(
         experiments.main(
             __file__,
