@@ -49,6 +49,8 @@ def lookahead_affinity(
 
     Raises
     ------
+    KeyError
+        A task has no target.
     ValueError
         ``lr`` is not above 0, no shared parameter is trained, or a label is none that a task allows.
 
@@ -65,8 +67,8 @@ def lookahead_affinity(
     if not lr > 0:
         raise ValueError(f"lr must be above 0; got {lr}")
     tasks = check_tasks(tasks)
-    truth = {task.name: np.asarray(targets[task.name]) for task in tasks}
-    check_targets(tasks, truth, len(truth[tasks[0].name]))
+    truth = {t.name: np.asarray(targets[t.name]) for t in tasks if t.name in targets}
+    check_targets(tasks, truth, max((len(labels) for labels in truth.values()), default=0))
     here = [bool(np.any(labelled(task, truth[task.name]))) for task in tasks]
 
     def losses() -> list[Any]:

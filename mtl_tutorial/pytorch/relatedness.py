@@ -51,6 +51,8 @@ def lookahead_affinity(
 
     Raises
     ------
+    KeyError
+        A task has no target.
     ValueError
         ``lr`` is not above 0, no shared parameter is trained, or a label is none that a task allows.
 

@@ -55,6 +55,8 @@ def test_an_absent_task_has_no_affinity() -> None:
 
 def test_refused() -> None:
     model, (x, y) = network(), data()
+    with pytest.raises(KeyError, match="no target named 'size'"):
+        lookahead_affinity(model, TASKS, x, {"kind": y["kind"], "big": y["big"]}, lr=0.1)
     with pytest.raises(ValueError, match="lr must be above 0; got -1"):
         lookahead_affinity(model, TASKS, x, y, lr=-1)
     model.trunk.trainable = False
