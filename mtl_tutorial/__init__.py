@@ -21,6 +21,7 @@ _MODULES = (
     "metrics",
     "plotting",
     "pytorch",
+    "relatedness",
     "sampling",
     "tabular",
     "tasks",

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from mtl_tutorial.metrics import mean_interval
@@ -437,6 +437,87 @@ def sharing_text(blocks: Mapping[str, tuple[int, Sequence[str]]]) -> str:
     return " ".join(lines)
 
 
+def dependency_graph(affinity: np.ndarray, names: Sequence[str], *, least: float = 0.0) -> Figure:
+    """Draw tasks on a circle, and an arrow from each task to those that it changes.
+
+    An arrow from i to j stands for ``affinity[i, j]``, the wider the larger: solid where it is above
+    0, dashed, in another colour, where it is below. :func:`dependency_text` says the same in words.
+
+    Parameters
+    ----------
+    affinity : numpy.ndarray, shape (T, T)
+        What task j gets from task i: a gain, a cosine, any measure of
+        :mod:`mtl_tutorial.relatedness`. The diagonal is not read, NaN is not drawn.
+    names : sequence of str, length T
+    least : float
+        Arrows of a smaller size are left out.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        The shape is not (T, T), there are more or fewer names, or ``least`` is below 0.
+
+    Examples
+    --------
+    >>> figure = dependency_graph(np.array([[0, 2.0], [-0.1, 0]]), ["digit", "ink"], least=0.5)
+    >>> [text.get_text() for text in figure.axes[0].texts], len(figure.axes[0].patches)
+    (['digit', 'ink'], 1)
+    """
+    arrows = _dependencies(affinity, names, least)
+    largest = max((abs(value) for *_, value in arrows), default=1.0)
+    turns = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
+    places = np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    figure, ax = plt.subplots(figsize=(5, 4.4), layout="constrained")
+    for i, j, value in arrows:
+        away = places[j] - places[i]
+        away = 0.18 * away / np.linalg.norm(away)
+        ax.add_patch(
+            FancyArrowPatch(
+                tuple(places[i] + away),
+                tuple(places[j] - away),
+                connectionstyle="arc3,rad=0.12",  # there and back do not cover each other
+                arrowstyle="-|>",
+                mutation_scale=12,
+                linewidth=0.5 + 2.5 * abs(value) / largest,
+                linestyle="-" if value > 0 else "--",
+                color=COLOURS[0 if value > 0 else 1],
+            )
+        )
+    for (x, y), name in zip(places, names, strict=True):
+        ax.text(x, y, name, ha="center", va="center")
+    ax.set(xlim=(-1.35, 1.35), ylim=(-1.2, 1.2), aspect="equal")
+    ax.axis("off")
+    return figure
+
+
+def dependency_text(affinity: np.ndarray, names: Sequence[str], *, least: float = 0.0) -> str:
+    """Say in words what :func:`dependency_graph` draws, for its alternative text.
+
+    Parameters
+    ----------
+    affinity, names, least
+        As for :func:`dependency_graph`.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> dependency_text(np.array([[0, 2.0], [-0.1, 0]]), ["digit", "ink"], least=0.05)
+    '2 tasks. Arrows from digit to ink (+2), from ink to digit (-0.1).'
+    """
+    arrows = _dependencies(affinity, names, least)
+    told = [f"from {names[i]} to {names[j]} ({value:+.2g})" for i, j, value in arrows]
+    return f"{_counted(len(names), 'task')}. " + (
+        f"Arrows {', '.join(told)}." if told else "No arrows."
+    )
+
+
 def weights_over_time(steps: Sequence[Step], names: Sequence[str]) -> Figure:
     """Draw the weight of each task against the step, means of some steps where there are many.
 
@@ -567,6 +648,23 @@ def _named(names: Sequence[str], tasks: int) -> Sequence[str]:
     if len(names) != tasks:
         raise ValueError(f"{len(names)} names for {tasks} tasks: {list(names)}")
     return names
+
+
+def _dependencies(
+    affinity: np.ndarray, names: Sequence[str], least: float
+) -> list[tuple[int, int, float]]:
+    """List from which task to which, and how much, the largest first."""
+    affinity = np.asarray(affinity, float)
+    if affinity.shape != (len(names), len(names)) or not names:
+        raise ValueError(f"affinity has shape {affinity.shape} for {len(names)} names")
+    if not least >= 0:
+        raise ValueError(f"least is the smallest size drawn, at least 0; got {least}")
+    found = [
+        (i, j, float(affinity[i, j]))
+        for i, j in np.ndindex(affinity.shape)
+        if i != j and abs(affinity[i, j]) >= least and affinity[i, j] != 0
+    ]
+    return sorted(found, key=lambda arrow: -abs(arrow[2]))
 
 
 def _tasks(blocks: Mapping[str, tuple[int, Sequence[str]]]) -> list[str]:

@@ -41,7 +41,8 @@ def test_import_loads_no_framework() -> None:
 def test_base_install_needs_no_framework() -> None:
     code = WITHOUT.format(missing=("torch", "keras", "tensorflow")) + (
         "import mtl_tutorial\n"
-        "for name in ('datasets', 'metrics', 'plotting', 'sampling', 'tabular', 'tasks', 'weighting'):\n"
+        "for name in ('datasets', 'metrics', 'plotting', 'relatedness', 'sampling', 'tabular', 'tasks',\n"
+        "             'weighting'):\n"
         "    getattr(mtl_tutorial, name)\n"
         "print(len(mtl_tutorial.datasets.digits().train))\n"
     )

@@ -10,6 +10,8 @@ from mtl_tutorial.metrics import mean_interval
 from mtl_tutorial.plotting import (
     arrows,
     boxes,
+    dependency_graph,
+    dependency_text,
     differences,
     front,
     gradients_over_time,
@@ -209,3 +211,23 @@ def test_records_that_cannot_be_drawn() -> None:
         gradients_over_time(recorded(1).steps, ["a", "b"])
     with pytest.raises(ValueError, match="with one task no gradient meets another"):
         gradients_over_time([{"gramian": np.ones((1, 1))}], ["a"])
+
+
+def test_a_dependency_graph_has_an_arrow_for_each_entry_that_is_large_enough() -> None:
+    affinity = np.array([[9.0, 2.0, 0.1], [-1.0, 9.0, np.nan], [0.0, -0.2, 9.0]])
+    figure = dependency_graph(affinity, ["digit", "ink", "slant"], least=0.2)
+    ax = figure.axes[0]
+    assert [text.get_text() for text in ax.texts] == ["digit", "ink", "slant"]
+    assert [arrow.get_linestyle() for arrow in ax.patches] == ["-", "--", "--"]
+    widths = [arrow.get_linewidth() for arrow in ax.patches]
+    assert widths == sorted(widths, reverse=True)
+    text = dependency_text(affinity, ["digit", "ink", "slant"], least=0.2)
+    assert "from digit to ink (+2), from ink to digit (-1), from slant to ink (-0.2)" in text
+    assert "No arrows" in dependency_text(affinity, ["digit", "ink", "slant"], least=5)
+
+
+def test_a_dependency_graph_needs_a_name_for_each_task() -> None:
+    with pytest.raises(ValueError, match=r"affinity has shape \(2, 2\) for 3 names"):
+        dependency_graph(np.ones((2, 2)), ["a", "b", "c"])
+    with pytest.raises(ValueError, match="least is the smallest size drawn"):
+        dependency_text(np.ones((2, 2)), ["a", "b"], least=-1)

@@ -37,6 +37,7 @@ from mtl_tutorial.keras.models import (
     resnet18,
     scene_heads,
 )
+from mtl_tutorial.keras.relatedness import lookahead_affinity
 from mtl_tutorial.keras.sharing import task_blocks
 from mtl_tutorial.keras.training import MultiTaskModel
 
@@ -63,6 +64,7 @@ __all__ = [
     "label_losses",
     "linear_heads",
     "load_resnet18",
+    "lookahead_affinity",
     "maml_step",
     "mlp",
     "reptile_step",

@@ -38,6 +38,7 @@ from mtl_tutorial.pytorch.models import (
     resnet18,
     scene_heads,
 )
+from mtl_tutorial.pytorch.relatedness import lookahead_affinity
 from mtl_tutorial.pytorch.sharing import task_blocks
 from mtl_tutorial.pytorch.stacked import fit_stacked
 from mtl_tutorial.pytorch.training import evaluate, fit, predict
@@ -68,6 +69,7 @@ __all__ = [
     "label_losses",
     "linear_heads",
     "load_resnet18",
+    "lookahead_affinity",
     "maml_step",
     "mlp",
     "mtl_backward",
