@@ -13,6 +13,7 @@ JUMP = 0.25  # of depth between two neighbours, from which there is an edge, in 
 BASELINE = 0.5  # between the two eyes of the depth camera, in metres
 SPECKLE = 0.03  # share of the pixels where it measures nothing
 VALID, TEST = 300, 500
+PICTURES = 2  # on the wall of each room
 BLOCK = 250  # images drawn at a time: a few megabytes
 BALL, BOX, CONE = 1, 2, 3
 
@@ -32,7 +33,8 @@ def occluded_scenes(
 
     A camera 1.5 m above the floor, more or less tilted, looks at things of 0.5 to 1.6 m that stand on
     a chequered floor before a wall, 7 to 9 m away. Far things are smaller, stand higher in the image,
-    and fade. Grey value and stripes mean nothing: only its form says what a thing is.
+    and fade. Grey value and stripes mean nothing: only its form says what a thing is. Of the same
+    forms and grey values are two pictures on the wall, which are no things: they belong to the room.
 
     - ``segments``: 0 for floor and wall, 1 for a ball, 2 for a box, 3 for a cone.
     - ``depth``: from the camera's plane to the nearest surface, in metres.
@@ -123,31 +125,53 @@ def _surfaces(
     across = (u - size / 2) * depth / size
     chequers = (np.floor(across + 2 * draw[2]) + np.floor(depth + 2 * draw[3])) % 2 - 0.5
     grey = 0.4 + 0.2 * draw[4] + 0.12 * chequers * (depth < wall)
+    for _ in range(PICTURES):
+        drawn = generator.random((4, count, 1, 1), np.float32)
+        half = 2 + 2 * drawn[0]  # in pixels of a picture of 32
+        x = (u - size * drawn[1]) * 32 / size / half
+        foot = horizon + size * CAMERA / wall - size / 32 * (1 + 3 * drawn[2])
+        y = (v - foot) * 32 / size / (2 * half) + 1
+        kind = generator.integers(BALL, CONE + 1, count)
+        hung = _inside(x, y, kind) & (depth == wall)
+        grey = np.where(hung, _tone(drawn[3]), grey)
     depths, greys, classes = [depth], [_faded(grey, depth)], [np.zeros(count, np.int64)]
 
     number = generator.integers(min(2, things), things + 1, count)
     for thing in range(things):
         draw = generator.random((8, count, 1, 1), np.float32)
-        dark = generator.random((count, 1, 1)) < 0.5
         kind = generator.integers(BALL, CONE + 1, count)
         z = NEAREST + draw[0] ** 1.5 * (0.9 * wall - NEAREST)
         radius = 0.3 + 0.5 * draw[1]  # half of the width, in metres
         height = np.where(kind[:, None, None] == BALL, 2, 1.2 + 1.6 * draw[2]) * radius
         x = (u - size * draw[3]) * z / size / radius  # -1 to 1 from its left to its right
         y = ((v - horizon) * z / size - CAMERA) / height + 1  # 0 to 1 from its top to its foot
-        balls, boxes, cones = (kind[:, None, None] == each for each in (BALL, BOX, CONE))
-        rim = np.sqrt(np.maximum(1 - (2 * y - 1) ** 2, 0))  # a ball's half-width at this height
-        half = np.where(balls, rim, np.where(cones, y, 1))
-        inside = (np.abs(x) <= half) & (y >= 0) & (y <= 1) & (thing < number)[:, None, None]
+        half, boxes = _half_width(y, kind), kind[:, None, None] == BOX
+        inside = _inside(x, y, kind) & (thing < number)[:, None, None]
         bulge = np.sqrt(np.maximum(half**2 - x**2, 0)) * ~boxes  # of a round thing, towards us
         light = 0.75 + 0.25 * np.where(boxes, 0, x * (2 * draw[4] - 1)) + 0.15 * bulge
         stripes = 0.1 * np.sign(np.sin(2 * np.pi * (2 * y + draw[6]))) * (draw[7] < 0.5)
         near = z - radius * bulge
         depths.append(np.where(inside, near, np.inf))
-        tone = np.where(dark, 0.05 + 0.25 * draw[5], 0.75 + 0.25 * draw[5])
-        greys.append(_faded(tone * light + stripes, near))
+        greys.append(_faded(_tone(draw[5]) * light + stripes, near))
         classes.append(kind)
     return np.stack(depths), np.stack(greys), np.stack(classes)
+
+
+def _half_width(y: Array, kind: Array) -> Array:
+    """Give the half-width of a form at this height, 0 at its top and 1 at its foot: 1 at its widest."""
+    kind = kind[:, None, None]
+    ball = np.sqrt(np.maximum(1 - (2 * y - 1) ** 2, 0))
+    return np.where(kind == BALL, ball, np.where(kind == CONE, y, 1))
+
+
+def _inside(x: Array, y: Array, kind: Array) -> Array:
+    """Where a place is inside a form, whose sides are at -1 and 1."""
+    return (np.abs(x) <= _half_width(y, kind)) & (y >= 0) & (y <= 1)
+
+
+def _tone(draw: Array) -> Array:
+    """Make a dark or a bright grey value, such as no room has, of a number from 0 to 1."""
+    return np.where(draw < 0.5, 0.05 + 0.5 * draw, 0.5 + 0.5 * draw)
 
 
 def _faded(grey: Array, depth: Array) -> Array:
@@ -174,7 +198,8 @@ def _rectangles(count: int, size: int, generator: np.random.Generator) -> npt.ND
     sides = generator.integers(size // 8, 3 * size // 8 + 1, (2, count, 1))
     start = (generator.random((2, count, 1)) * (size - sides + 1)).astype(int)
     rows, columns = (place >= start) & (place < start + sides)
-    return rows[:, :, None] & columns[:, None, :]
+    inside: npt.NDArray[np.bool_] = rows[:, :, None] & columns[:, None, :]
+    return inside
 
 
 def _hidden_from_the_other_eye(depth: Array) -> npt.NDArray[np.bool_]:
