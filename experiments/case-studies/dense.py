@@ -1,8 +1,8 @@
 """Segments, depth and edges of every pixel: one network or three, which weights, which unit.
 
 The images are made (`occluded_scenes`): rooms in which balls, boxes and cones hide each other, with
-pictures on the wall, and pixels without a label. The network is a small U-Net: an encoder at three resolutions, each of
-which a decoder reads. Each seed draws its own 800 images to train.
+pictures on the wall, and pixels without a label. The network is a small U-Net: an encoder at three
+resolutions, which each decoder reads. Each seed draws its own 800 images to train.
 
 - alone: a U-Net for each task; also narrow ones, three of which have as many parameters as one
   encoder with three decoders;
@@ -194,7 +194,7 @@ def train(condition: str, setting: dict[str, Any], seed: int, steps: int) -> dic
         else:
             found = losses(model(images[rows]), own, unit)
             weights = rule([float(loss) for loss in found.values()]) if len(found) > 1 else [1]
-            weighted = [w * loss for w, loss in zip(weights, found.values(), strict=True)]
+            weighted = [float(w) * loss for w, loss in zip(weights, found.values(), strict=True)]
             torch.stack(weighted).sum().backward()
         adam.step()
         cycle.step()
