@@ -193,7 +193,7 @@ def train(condition: str, setting: dict[str, Any], seed: int, steps: int) -> dic
             mtl_backward(found, features, rule, gramian="features")
         else:
             found = losses(model(images[rows]), own, unit)
-            weights = rule([loss.item() for loss in found.values()]) if len(found) > 1 else [1]
+            weights = rule([loss.detach().item() for loss in found.values()]) if len(found) > 1 else [1]
             weighted = [float(w) * loss for w, loss in zip(weights, found.values(), strict=True)]
             torch.stack(weighted).sum().backward()
         adam.step()
