@@ -18,15 +18,12 @@ def test_the_nearest_surface_is_what_is_seen() -> None:
     depths, greys, classes = _surfaces(60, 32, 5, np.random.default_rng([3, 0]))
     train = occluded_scenes(60, seed=3, noise=0, missing=False).train
     np.testing.assert_array_equal(train.targets["depth"], depths.min(axis=0))
-    both = 0
-    for image, row, column in np.ndindex(60, 32, 32):
-        order = np.argsort(depths[:, image, row, column])
-        nearest = order[0]
-        place = image, row, column
-        assert train.targets["segments"][place] == classes[nearest, image]
-        assert train.inputs[place] == pytest.approx(np.clip(greys[nearest][place], 0, 1))
-        both += np.isfinite(depths[1:, image, row, column]).sum() > 1
-    assert both > 1000  # pixels at which one thing hides another
+    for place in np.ndindex(60, 32, 32):
+        layers = depths[:, *place]
+        nearest = min(range(len(layers)), key=lambda number: layers[number])
+        assert train.targets["segments"][place] == classes[nearest, place[0]]
+        assert abs(train.inputs[place] - min(max(greys[nearest][place], 0), 1)) < 1e-6
+    assert (np.isfinite(depths[1:]).sum(axis=0) > 1).mean() > 0.02  # one thing hides another
 
 
 def test_edges_by_brute_force() -> None:
@@ -106,6 +103,17 @@ def test_repeatable() -> None:
         np.testing.assert_array_equal(one.test.targets[name], longer.test.targets[name])
     assert (one.train.inputs != third.train.inputs).any()
     assert (one.train.inputs != one.valid.inputs[:20]).any()
+
+
+def test_pictures_on_the_wall_are_no_things() -> None:
+    """The room alone: as dark or bright as things (floor and wall: 0.15 from 0.5), yet one class, no edge."""
+    depths, greys, classes = _surfaces(60, 32, 1, np.random.default_rng(7))
+    room = np.abs(greys[0] - 0.5)
+    assert not classes[0].any()
+    assert np.isfinite(depths[0]).all()
+    assert (room > 0.15).any(axis=(1, 2)).mean() > 0.8
+    assert 0.02 < (room > 0.15).mean() < 0.2
+    assert not _edges(depths[0], np.zeros(depths[0].shape, int)).any()
 
 
 def test_size_and_number_of_things() -> None:
