@@ -193,7 +193,9 @@ def train(condition: str, setting: dict[str, Any], seed: int, steps: int) -> dic
             mtl_backward(found, features, rule, gramian="features")
         else:
             found = losses(model(images[rows]), own, unit)
-            weights = rule([loss.detach().item() for loss in found.values()]) if len(found) > 1 else [1]
+            weights = (
+                rule([loss.detach().item() for loss in found.values()]) if len(found) > 1 else [1]
+            )
             weighted = [float(w) * loss for w, loss in zip(weights, found.values(), strict=True)]
             torch.stack(weighted).sum().backward()
         adam.step()
@@ -228,7 +230,9 @@ def patches(images: np.ndarray) -> np.ndarray:
     count, height, width = images.shape
     wide = np.pad(images, ((0, 0), (2, 2), (2, 2)))
     around = np.lib.stride_tricks.sliding_window_view(wide, (5, 5), axis=(1, 2))
-    place = np.broadcast_to(np.stack(np.mgrid[:height, :width], axis=-1), (count, height, width, 2))
+    place = np.broadcast_to(
+        np.moveaxis(np.indices((height, width)), 0, -1), (count, height, width, 2)
+    )
     return np.concatenate([around.reshape(-1, 25), place.reshape(-1, 2)], axis=1, dtype=np.float32)
 
 
