@@ -200,7 +200,8 @@ def write(
     path = _beside(script, "results", "json")
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.with_suffix(".part")
-    whole.write_text(_text(_rounded({"provenance": provenance, **found})), encoding="utf-8")
+    told = {"provenance": provenance, **found, "runs": _rounded(found["runs"], 5)}  # most of it
+    whole.write_text(_text(_rounded(told)), encoding="utf-8")
     whole.replace(path)
     return path
 
@@ -390,17 +391,18 @@ def _machine() -> str:
 
 
 def _text(found: Mapping[str, Any]) -> str:
-    """Write JSON with the numbers of a list on one line: a fifth fewer bytes, and easier to read."""
+    """Write JSON with the innermost lists and objects on one line: a quarter fewer bytes."""
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-    return re.sub(r"\[[^][{}\"]+\]", lambda plain: re.sub(r"\s+", " ", plain[0]), text)
+    innermost = r"(?<=[\[{])\n\s*([^][{}]*?)\n\s*(?=[\]}])"  # a string has no line break of its own
+    return re.sub(innermost, lambda inner: re.sub(r"\n\s*", " ", inner[1]), text)
 
 
-def _rounded(value: Any) -> Any:
-    """Keep six digits of every number: more would only be noise, and bytes."""
+def _rounded(value: Any, digits: int = 6) -> Any:
+    """Keep so many digits of every number: more would only be noise, and bytes."""
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        return float(f"{value:.{digits}g}")
     if isinstance(value, Mapping):
-        return {key: _rounded(each) for key, each in value.items()}
+        return {key: _rounded(each, digits) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(each) for each in value]
+        return [_rounded(each, digits) for each in value]
     return value

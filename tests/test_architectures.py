@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mtl_tutorial import keras as its
 from mtl_tutorial import pytorch as ours
-from mtl_tutorial.weighting import UW, UPGrad
+from mtl_tutorial.weighting import MGDA, UW, UPGrad, Weighting
 from tests.keras.test_architectures import DENSE as ITS_DENSE
 from tests.keras.test_architectures import build as its_build
 from tests.pytorch.test_architectures import DENSE, TASKS, build, conv, data, extra_loss, tensors
@@ -73,10 +73,15 @@ def give(model: nn.Module, other: Any) -> None:
         variable.assign(array)
 
 
-def difference_after_steps(kind: str, weighting: type[UW] | type[UPGrad], steps: int = 5) -> float:
+def difference_after_steps(
+    kind: str,
+    weighting: type[Weighting],
+    gramian: Literal["parameters", "features"] = "parameters",
+    steps: int = 5,
+) -> float:
     """Largest difference of a parameter, relative to the furthest that any has moved."""
     model, rule, train = build(kind), weighting(), data(60)
-    other = its_build(kind, weighting())
+    other = its_build(kind, weighting(), gramian)
     other.build((None, 6))
     give(model, other.wrapped)
     start, optimizer = converted(model), torch.optim.SGD(model.parameters(), 0.05)
@@ -89,7 +94,7 @@ def difference_after_steps(kind: str, weighting: type[UW] | type[UPGrad], steps:
         optimizer.zero_grad()
         ours.mtl_backward(
             ours.batch_losses(TASKS, model.decode(features), targets), tensors(features), rule,
-            model.shared_parameters(), extra_loss=extra_loss(model, features, targets),
+            model.shared_parameters(), gramian, extra_loss=extra_loss(model, features, targets),
         )  # fmt: skip
         optimizer.step()
         other.train_on_batch(part.inputs, part.targets)
@@ -103,6 +108,12 @@ def difference_after_steps(kind: str, weighting: type[UW] | type[UPGrad], steps:
 def test_five_steps(kind: str) -> None:
     """In float32, with missing labels; penalties and adversaries included."""
     assert difference_after_steps(kind, UW if kind == "SoftSharing" else UPGrad) < 2e-5
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DENSE if kind != "SoftSharing"])
+def test_five_steps_by_the_features(kind: str) -> None:
+    """What lies before them is weighted, the gates of single tasks included."""
+    assert difference_after_steps(kind, MGDA, "features") < 2e-5
 
 
 @pytest.mark.parametrize("kind", DENSE)

@@ -21,29 +21,43 @@ BOXES = {
     "start/first-network": (0, 0, "A first\nnetwork"),
     "foundations/why-share": (0, 1, "Why share?"),
     "foundations/objective": (0, 2, "The\nobjective"),
-    "foundations/gradients": (1, 0, "Gradients\nby hand"),
-    "optimisation/static-weights": (1, 1, "Fixed\nweights"),
-    "optimisation/alternating": (1, 2, "Several\ndata sets"),
-    "foundations/losses": (1, 3, "Losses"),
-    "optimisation/gradient-conflict": (2, 0, "Gradient\nconflict"),
-    "optimisation/dynamic-weights": (2, 1, "Adaptive\nweights"),
-    "optimisation/meta-learning": (2, 2, "Learning\nto learn"),
-    "case-studies/sentiment": (2, 3, "Sentiment"),
-    "optimisation/gradient-balancing": (3, 0, "Gradient\nbalancing"),
-    "case-studies/scenes": (3, 1, "Scenes"),
-    "case-studies/resnet": (3, 2, "A ResNet"),
-    "case-studies/sentiment-extension": (3, 3, "Requests,\n3 levels"),
+    "architectures/hard-sharing": (1, 0, "How much\nto share"),
+    "foundations/gradients": (1, 1, "Gradients\nby hand"),
+    "optimisation/static-weights": (1, 2, "Fixed\nweights"),
+    "optimisation/alternating": (1, 3, "Several\ndata sets"),
+    "foundations/losses": (1, 4, "Losses"),
+    "architectures/soft-sharing": (2, 0, "Soft\nsharing"),
+    "optimisation/gradient-conflict": (2, 1, "Gradient\nconflict"),
+    "optimisation/dynamic-weights": (2, 2, "Adaptive\nweights"),
+    "optimisation/meta-learning": (2, 3, "Learning\nto learn"),
+    "case-studies/sentiment": (2, 4, "Sentiment"),
+    "architectures/experts": (3, 0, "Experts\nand gates"),
+    "optimisation/gradient-balancing": (3, 1, "Gradient\nbalancing"),
+    "case-studies/scenes": (3, 2, "Scenes"),
+    "case-studies/resnet": (3, 3, "A ResNet"),
+    "case-studies/sentiment-extension": (3, 4, "Requests,\n3 levels"),
+    "architectures/shared-private": (4, 0, "Shared and\nprivate"),
+    "case-studies/census": (4, 1, "Census and\nclicks"),
 }
 """Document -> row, column, and a short name in one or two lines."""
 
 LEADS = {
     "start/first-network": ["foundations/why-share"],
-    "foundations/why-share": ["foundations/objective"],
+    "foundations/why-share": [
+        "foundations/objective",
+        "architectures/hard-sharing",
+    ],
     "foundations/objective": [
         "foundations/gradients",
         "optimisation/static-weights",
         "optimisation/alternating",
         "foundations/losses",
+    ],
+    "architectures/hard-sharing": ["architectures/soft-sharing"],
+    "architectures/soft-sharing": ["architectures/experts"],
+    "architectures/experts": [
+        "architectures/shared-private",
+        "case-studies/census",
     ],
     "foundations/gradients": ["optimisation/gradient-conflict"],
     "optimisation/gradient-conflict": ["optimisation/gradient-balancing"],
@@ -61,6 +75,7 @@ LEADS = {
 PARTS = {
     "start": "start here",
     "foundations": "foundations",
+    "architectures": "architectures",
     "optimisation": "optimisation",
     "case-studies": "case studies",
 }
@@ -96,7 +111,10 @@ def arrow(start: str, end: str) -> str:
         gutter = x1 + WIDTH + GAP // 2 - 2
         return f"M{x1 + WIDTH} {y1 + HEIGHT // 2}H{gutter}V{y2 + HEIGHT // 2}H{x2 + WIDTH + 2}"
     middle = x1 + WIDTH // 2, y1 + HEIGHT, x2 + WIDTH // 2
-    return f"M{middle[0]} {middle[1]}V{middle[1] + 12}H{middle[2]}V{y2 - 2}"
+    turn = middle[1] + (
+        8 if BOXES[start][1] % 2 else 17
+    )  # ways of neighbours do not touch
+    return f"M{middle[0]} {middle[1]}V{turn}H{middle[2]}V{y2 - 2}"
 
 
 def box(name: str, address: str) -> str:

@@ -5,6 +5,8 @@ unasked. ``make data`` (or ``python -m mtl_tutorial.datasets``) downloads the re
 """
 
 from mtl_tutorial.datasets._augment import cropped, flipped, shifted
+from mtl_tutorial.datasets._census import census
+from mtl_tutorial.datasets._clicks import clicks_and_purchases
 from mtl_tutorial.datasets._dataset import (
     Dataset,
     Split,
@@ -28,7 +30,9 @@ from mtl_tutorial.datasets._sentiment import sentiment
 __all__ = [
     "Dataset",
     "Split",
+    "census",
     "check_inputs",
+    "clicks_and_purchases",
     "concatenate",
     "correlated_regressions",
     "cropped",

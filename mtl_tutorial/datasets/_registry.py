@@ -24,6 +24,10 @@ MIRRORS: dict[str, tuple[str, ...]] = {
             "sentiment%20labelled%20sentences.zip#sentiment labelled sentences/"
         ),
     ),
+    "adult": (
+        "https://archive.ics.uci.edu/static/public/2/adult.zip#",
+        "https://archive.ics.uci.edu/ml/machine-learning-databases/adult/",
+    ),
 }
 
 # Folder and file name -> SHA-256, hexadecimal.
@@ -61,4 +65,6 @@ SHA256: dict[str, str] = {
     "sentiment-labelled-sentences/yelp_labelled.txt": (
         "c76468b7b5c6e56a0804d728345c5f84aa2142ddb214420f61cc9cfd4c00d2ea"
     ),
+    "adult/adult.data": "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
+    "adult/adult.test": "a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05",
 }

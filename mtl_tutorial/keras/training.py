@@ -51,7 +51,8 @@ class MultiTaskModel(EncodeDecode):
       the weights, and the gradient :math:`\sum_k w_k g_k`;
     - ``gramian="features"``, an approximation: the Gramian of the rows
       :math:`\partial L_k / \partial z`, the weights, and one pass of
-      :math:`\sum_k w_k\,\partial L_k / \partial z` to the shared parameters.
+      :math:`\sum_k w_k\,\partial L_k / \partial z` through all that lies before the features, the
+      gates of single tasks included.
 
     Penalties (``add_loss``, regularisers of weights and activities) go through unweighted. A method
     that observes, such as FAMO, is shown the losses of the same batch after the step, dropout and
@@ -494,17 +495,10 @@ class MultiTaskModel(EncodeDecode):
             tf.cast(_combined(weights, r), z.dtype) for r, z in zip(rows, ends.after, strict=True)
         ]
         through = ends.pull(tape, weighted, variables)
-        plain = through
-        others = [
-            g is not None and all(v is not s for s in shared)
-            for v, g in zip(variables, through, strict=True)
-        ]
-        if any(others) and not self.weighting.weights_heads:  # they get the plain sum of the tasks
-            plain = ends.pull(tape, list(map(_sum, cotangents)), variables)
         direct = zip(*(past for _, past in found), strict=True)
         return weights, [
-            _sum([p if other else t, self._of_heads(weights, own)])
-            for p, t, other, own in zip(plain, through, others, direct, strict=True)
+            _sum([before, self._of_heads(weights, own)])
+            for before, own in zip(through, direct, strict=True)
         ]
 
     def _of_heads(self, weights: Any, by_task: Sequence[Any]) -> Any:

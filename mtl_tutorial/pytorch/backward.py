@@ -56,8 +56,8 @@ def mtl_backward(
       with weights of 1 this is ``sum(losses).backward()``, whatever the graph;
     - ``gramian="features"``, an approximation: the Gramian of the rows
       :math:`\partial L_k / \partial z`, the weights, and one pass of
-      :math:`\sum_k w_k\,\partial L_k / \partial z` through all that lies before the features. Heads
-      that read past them are refused.
+      :math:`\sum_k w_k\,\partial L_k / \partial z` through all that lies before the features, the
+      gates of single tasks included. Heads that read past them are refused.
 
     The graph is freed, as by ``Tensor.backward``. Several calls accumulate; each asks for weights of
     its own. For one step over several micro-batches see :func:`accumulated_backward`.

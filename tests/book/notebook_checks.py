@@ -378,6 +378,14 @@ def typed_numbers(page: Page) -> Found:
 
 
 @check(PAGE_CHECKS)
+def plain_titles(page: Page) -> Found:
+    """Keep back-ticks out of the line that opens a box: it would open none, and swallow what follows."""
+    for cell in page.markdown:
+        for line in re.findall(r"^ *`{3,}\{.*`.*$", cell.source, re.MULTILINE):
+            yield cell.number, f"opens a box with back-ticks in its title: {line!r}; take them out"
+
+
+@check(PAGE_CHECKS)
 def glued_keys(page: Page) -> Found:
     """Find for every key in prose the cell that glues it, here or in the page of `path::key`."""
     used = [

@@ -237,6 +237,7 @@ BROKEN: list[tuple[checks.Check, Break, str]] = [
         show("plt.plot", figure={"caption": "At 97.5"}, image={"alt": "From 0.2 up"}),
         "number '0.2'",
     ),
+    (checks.plain_titles, after("```{dropdown} What `decay` counts\nAll.\n```"), "in its title"),
     (checks.glued_keys, edit("`acc:.1%`", "`accuracy:.1%`"), "cell 5: uses key 'accuracy'"),
     (checks.glued_keys, edit("{'share'", "{'shared'"), "uses key 'share'"),
     (checks.glued_keys, edit("`acc:.1%`", "`other.ipynb::a:.1%`"), "'other.ipynb', which does not"),

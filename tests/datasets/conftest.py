@@ -137,7 +137,7 @@ class Server(ThreadingTCPServer):
 def server(known: dict[str, bytes]) -> Iterator[SimpleNamespace]:
     """Serve the made-up files; ``url(way, dataset)`` is a mirror that behaves that way."""
     with Server() as running:
-        running.files = known
+        running.files = dict(known)
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         root = f"http://127.0.0.1:{running.server_address[1]}"
@@ -145,6 +145,7 @@ def server(known: dict[str, bytes]) -> Iterator[SimpleNamespace]:
             yield SimpleNamespace(
                 url=lambda way, dataset="mnist": f"{root}/{way}/{dataset}/",
                 requests=running.requests,
+                files=running.files,
             )
         finally:
             running.closing.set()

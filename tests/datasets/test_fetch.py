@@ -242,7 +242,7 @@ def test_registry() -> None:
     assert len(set(_registry.SHA256.values())) == len(_registry.SHA256)
     for mirrors in _registry.MIRRORS.values():
         assert len(mirrors) >= 2
-        assert all(url.startswith("http") and url.endswith("/") for url in mirrors)
+        assert all(url.startswith("http") and url.endswith(("/", "#")) for url in mirrors)
     assert all(len(bytes.fromhex(sha256)) == 32 for sha256 in _registry.SHA256.values())
 
 

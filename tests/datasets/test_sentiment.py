@@ -3,6 +3,7 @@ import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,32 +140,31 @@ Serve = Callable[[bytes], str]
 
 
 def test_a_member_of_an_archive(
-    server: object, known: dict[str, bytes], cache: Path, capsys: pytest.CaptureFixture[str]
+    server: SimpleNamespace,
+    known: dict[str, bytes],
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The first mirrors fail: no archive, no such member, another content; the last is right."""
     name = "mnist/t10k-labels-idx1-ubyte.gz"
     content = known[name]
-    known |= {
+    server.files |= {
         "mnist/broken.zip": b"no archive",
         "mnist/lacking.zip": archive({"in it/other": content}),
         "mnist/altered.zip": archive({"in it/t10k-labels-idx1-ubyte.gz": content[:-1]}),
         "mnist/right.zip": archive({"in it/t10k-labels-idx1-ubyte.gz": content}),
     }
-    try:
-        root = server.url("good")  # type: ignore[attr-defined]
-        urls = [
-            f"{root}{kind}.zip#in it/{Path(name).name}"
-            for kind in ("missing", "broken", "lacking", "altered", "right")
-        ]
-        _fetch.fetch_file(name, cache, urls, (0.5, 0.3), False)
-        assert (cache / name).read_bytes() == content
-        assert (cache / name).stat().st_mode & 0o777 == 0o644
-        assert [path for path in cache.rglob("*") if path.is_file()] == [cache / name]
-        assert len(capsys.readouterr().err.splitlines()) == 4
-        (cache / name).unlink()
-        with pytest.raises(OSError, match="every mirror failed"):
-            _fetch.fetch_file(name, cache, urls[:-1], (0.5, 0.3), False)
-        assert not [path for path in cache.rglob("*") if path.is_file()]
-    finally:
-        for kind in ("broken", "lacking", "altered", "right"):
-            known.pop(f"mnist/{kind}.zip", None)
+    root = server.url("good")
+    urls = [
+        f"{root}{kind}.zip#in it/{Path(name).name}"
+        for kind in ("missing", "broken", "lacking", "altered", "right")
+    ]
+    _fetch.fetch_file(name, cache, urls, (0.5, 0.3), False)
+    assert (cache / name).read_bytes() == content
+    assert (cache / name).stat().st_mode & 0o777 == 0o644
+    assert [path for path in cache.rglob("*") if path.is_file()] == [cache / name]
+    assert len(capsys.readouterr().err.splitlines()) == 4
+    (cache / name).unlink()
+    with pytest.raises(OSError, match="every mirror failed"):
+        _fetch.fetch_file(name, cache, urls[:-1], (0.5, 0.3), False)
+    assert not [path for path in cache.rglob("*") if path.is_file()]

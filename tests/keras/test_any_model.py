@@ -121,7 +121,10 @@ def by_hand(model: MultiTaskModel) -> tuple[list[Any], list[list[Any]]]:
 def test_shared_parameters_are_weighted_and_all_others_summed(
     make: Callable[[], Any], kind: type[Fixed], gramian: str
 ) -> None:
-    """Against one full backward pass a task; a way past the features is exact, or refused."""
+    """Against one full backward pass a task; a way past the features is exact, or refused.
+
+    By the features all that lies before them is weighted: the embedding, too.
+    """
     weighting = kind((0.5, 2.0))
     settings = {"optimizer": keras.optimizers.SGD(1.0), "run_eagerly": True}
     model = build(make, weighting, gramian, **settings)
@@ -132,6 +135,8 @@ def test_shared_parameters_are_weighted_and_all_others_summed(
             model.train_on_batch(INPUTS, TARGETS)
         return
     shared = {id(variable) for variable in model.wrapped.shared_parameters()}
+    if gramian == "features":
+        shared.add(id(model.wrapped.embedding.embeddings))
     ours = [id(variable) in shared for variable in model.trainable_variables]
     total, rows = by_hand(model)
     for weight, row in zip(weighting.values, rows, strict=True):

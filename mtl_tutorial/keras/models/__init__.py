@@ -11,6 +11,7 @@ from mtl_tutorial.keras.models.resnet import load_resnet18, resnet18
 from mtl_tutorial.keras.models.scene_cnn import SceneBoxHead, SceneCNN, scene_heads
 from mtl_tutorial.keras.models.shared_private import SharedPrivate
 from mtl_tutorial.keras.models.soft_sharing import SoftSharing
+from mtl_tutorial.keras.models.table_embedding import TableEmbedding
 from mtl_tutorial.keras.models.text_lstm import TextHead, TextLSTM, TextTransformer
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "SceneCNN",
     "SharedPrivate",
     "SoftSharing",
+    "TableEmbedding",
     "TextHead",
     "TextLSTM",
     "TextTransformer",
