@@ -6,15 +6,20 @@ resolutions, which each decoder reads. Each seed draws its own 800 images to tra
 
 - alone: a U-Net for each task; also narrow ones, three of which have as many parameters as one
   encoder with three decoders;
-- three decoders, one encoder: with equal weights, tuned weights, uncertainty weighting (UW), and
-  UPGrad on the Gramian of the encoder's chain of features;
+- three decoders, one encoder: with equal weights, tuned weights, and UPGrad on the Gramian of the
+  encoder's chain of features;
 - one decoder: all but the last layer is shared;
 - MTAN: one decoder as well, and a mask for each task on what it gives;
 - millimetres: the loss of the depth is of another unit, so a million times as large. The network is
-  the same, down to the scale of its outputs. Equal weights, UW, and one over the loss (1/L);
+  the same, down to the scale of its outputs. Equal weights, uncertainty weighting (UW), and one over
+  the loss (1/L);
 - linear: one convolution of 5 x 5 pixels; trees: boosted, on 5 x 5 pixels. Both are told the place.
 
 Depth RMSE is in centimetres, mean IoU and average precision are in per cent.
+
+What was tried before, with seed 0, which is not among the seeds below: four kinds of scenes (without
+pictures on the wall, trees on 5 x 5 pixels saw every edge), and, for equal weights, the learning rates
+0.005, 0.02, 0.05 and 0.1. The second was best on validation images, and is that of all networks.
 
 Named before it was run:
 
@@ -284,7 +289,6 @@ if __name__ == "__main__":
                     {"rate": RATE, "weights": weights}
                     for weights in ([1, 1, 1], [1, 1, 3], [1, 0.3, 3])
                 ],
-                "UW": rate,
                 "UPGrad": rate,
                 "one decoder": rate,
                 "MTAN": rate,
@@ -294,7 +298,7 @@ if __name__ == "__main__":
             },
             data=lambda source: data(IMAGES, 20),
             seeds=range(20, 30),  # others than those it was tried out with
-            steps=500,
+            steps=800,
             smoke_steps=4,
             choose_by="valid_score",
             baseline="equal",
