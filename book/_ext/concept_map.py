@@ -38,6 +38,7 @@ BOXES = {
     "case-studies/sentiment-extension": (3, 4, "Requests,\n3 levels"),
     "architectures/shared-private": (4, 0, "Shared and\nprivate"),
     "case-studies/census": (4, 1, "Census and\nclicks"),
+    "case-studies/dense": (4, 2, "Dense\nprediction"),
 }
 """Document -> row, column, and a short name in one or two lines."""
 
@@ -63,6 +64,7 @@ LEADS = {
     "optimisation/gradient-conflict": ["optimisation/gradient-balancing"],
     "optimisation/static-weights": ["optimisation/dynamic-weights"],
     "optimisation/dynamic-weights": ["case-studies/scenes"],
+    "case-studies/scenes": ["case-studies/dense"],
     "optimisation/alternating": [
         "optimisation/meta-learning",
         "case-studies/resnet",

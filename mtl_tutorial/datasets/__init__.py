@@ -18,6 +18,7 @@ from mtl_tutorial.datasets._dataset import (
 from mtl_tutorial.datasets._digits import digits
 from mtl_tutorial.datasets._fashion_mnist import fashion_mnist
 from mtl_tutorial.datasets._mnist import mnist
+from mtl_tutorial.datasets._occluded import occluded_scenes
 from mtl_tutorial.datasets._overlaid import overlaid
 from mtl_tutorial.datasets._regressions import correlated_regressions
 from mtl_tutorial.datasets._requests import customer_requests
@@ -43,6 +44,7 @@ __all__ = [
     "leaves",
     "map_arrays",
     "mnist",
+    "occluded_scenes",
     "overlaid",
     "read_sentences",
     "rotated",

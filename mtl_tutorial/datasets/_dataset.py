@@ -122,7 +122,8 @@ class Dataset:
     name : str
         The name of the function that made it, such as ``"mnist"``.
     source : str
-        ``"real"`` for the official files, ``"embedded"`` for scikit-learn's digits.
+        ``"real"`` for the official files, ``"embedded"`` for scikit-learn's digits, ``"generated"``
+        for what a program draws.
     train, valid, test : Split
         To fit, to choose, and to report.
 
