@@ -39,6 +39,14 @@ BOXES = {
     "architectures/shared-private": (4, 0, "Shared and\nprivate"),
     "case-studies/census": (4, 1, "Census and\nclicks"),
     "case-studies/dense": (4, 2, "Dense\nprediction"),
+    "practice/life-cycle": (4, 3, "A network's\nlife"),
+    "practice/mistakes": (4, 4, "The articles'\nmistakes"),
+    "relatedness/measuring": (5, 0, "Measuring\nrelatedness"),
+    "relatedness/negative-transfer": (5, 1, "Negative\ntransfer"),
+    "practice/evaluation": (5, 2, "Evaluation"),
+    "practice/pitfalls-data": (5, 3, "Pitfalls\nof data"),
+    "practice/pitfalls-training": (5, 4, "Pitfalls of\ntraining"),
+    "practice/robust-training": (6, 4, "Robust\ntraining"),
 }
 """Document -> row, column, and a short name in one or two lines."""
 
@@ -65,12 +73,20 @@ LEADS = {
     "optimisation/static-weights": ["optimisation/dynamic-weights"],
     "optimisation/dynamic-weights": ["case-studies/scenes"],
     "case-studies/scenes": ["case-studies/dense"],
+    "case-studies/dense": ["practice/evaluation"],
+    "case-studies/resnet": ["practice/life-cycle"],
     "optimisation/alternating": [
         "optimisation/meta-learning",
         "case-studies/resnet",
     ],
     "foundations/losses": ["case-studies/sentiment"],
     "case-studies/sentiment": ["case-studies/sentiment-extension"],
+    "case-studies/sentiment-extension": ["practice/mistakes"],
+    "practice/mistakes": ["practice/pitfalls-data"],
+    "practice/pitfalls-data": ["practice/pitfalls-training"],
+    "practice/pitfalls-training": ["practice/robust-training"],
+    "architectures/shared-private": ["relatedness/measuring"],
+    "relatedness/measuring": ["relatedness/negative-transfer"],
 }
 """Document -> the documents that build on it."""
 
@@ -79,7 +95,9 @@ PARTS = {
     "foundations": "foundations",
     "architectures": "architectures",
     "optimisation": "optimisation",
+    "relatedness": "relatedness",
     "case-studies": "case studies",
+    "practice": "practice",
 }
 WIDTH, HEIGHT, GAP, FALL = 106, 50, 16, 32  # a box, and the space between two
 

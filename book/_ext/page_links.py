@@ -17,18 +17,9 @@ from sphinx.util.docutils import SphinxRole
 from concept_map import BOXES
 
 PLANNED = {
-    "relatedness/measuring": "Measuring relatedness",
-    "relatedness/negative-transfer": "Negative transfer",
     "case-studies/scenes-weights": "Weights for scenes",
-    "case-studies/dense": "Dense prediction",
-    "practice/evaluation": "Evaluation",
-    "practice/life-cycle": "The life of a network",
-    "practice/mistakes": "Mistakes",
-    "practice/pitfalls": "Pitfalls",
     "practice/scaling": "Scaling",
-    "practice/robust-training": "Robust training",
     "practice/frontier": "The frontier",
-    "reference/applications": "Applications",
 }
 """Documents of the plan, and what to call them until they are there; take one out when it is."""
 
