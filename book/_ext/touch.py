@@ -227,7 +227,7 @@ def table(rows: Sequence[Sequence[float]], names: Sequence[str]) -> str:
             values[1, : len(rows)] = gains
         cells = []
         for part, k in np.ndindex(values.shape):
-            value = values[part, k]
+            value = float(values[part, k])
             text = "–" if np.isnan(value) else number(value)
             harm = ' class="harm"' if part and value < -TINY else ""
             cells.append(f"<td{harm}{hidden(k, rows)}>{text}</td>")

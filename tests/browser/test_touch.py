@@ -118,8 +118,8 @@ def test_the_script_draws_at_first_what_the_page_holds(browser: Browser, sample:
         NUMBER.sub("#", shape) for shape in drawn
     ]
     for before, after in zip(static, drawn, strict=True):
-        numbers = [[float(text) for text in NUMBER.findall(shape)] for shape in (before, after)]
-        np.testing.assert_allclose(*numbers, atol=0.11, err_msg=before)  # a digit of a pixel
+        then, now = ([float(text) for text in NUMBER.findall(shape)] for shape in (before, after))
+        np.testing.assert_allclose(then, now, atol=0.11, err_msg=before)  # a digit of a pixel
 
 
 def test_the_script_gives_the_weights_of_the_library(opened: Browser) -> None:
