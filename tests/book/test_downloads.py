@@ -53,8 +53,10 @@ def problems(path: Path, framework: str) -> list[str]:
 def test_a_download_needs_one_framework(
     cut: Callable[[NotebookNode, str], NotebookNode], path: Path, framework: str, tmp_path: Path
 ) -> None:
-    notebook = nbformat.read(path, as_version=4)
-    nbformat.write(cut(notebook, framework), tmp_path / "own.ipynb")
+    own = cut(nbformat.read(path, as_version=4), framework)
+    # A name may be missing where a mistake is shown on purpose.
+    own.cells = [c for c in own.cells if "raises-exception" not in c.metadata.get("tags", [])]
+    nbformat.write(own, tmp_path / "own.ipynb")
     assert problems(tmp_path / "own.ipynb", framework) == []
 
 
