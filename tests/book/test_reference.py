@@ -405,6 +405,7 @@ def outline(path: Path) -> NotebookNode:
         found = directive(token)
         if found and found.name.startswith("exercise") and (label := found.options.get("label")):
             lines.append((place, f"```{{exercise}}\n:label: {label}\nSolve it.\n```\n"))
+    # nbformat has no types
     return new_notebook(cells=[new_markdown_cell("\n".join(line for _, line in sorted(lines)))])  # type: ignore[no-any-return]
 
 

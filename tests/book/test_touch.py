@@ -136,6 +136,7 @@ def test_the_parcels_are_those_of_the_page(touch: ModuleType) -> None:
     ]
     names: dict[str, Any] = {}
     for cell in cells[:2]:
+        # the code of our own page, up to where it draws
         exec(cell.partition("\n\n\ndef explained")[0].partition("\nunits =")[0], names)  # noqa: S102
     expected = np.stack([names["loss"](names["length"]), names["loss"](names["mass"])], axis=1)
     np.testing.assert_allclose(touch.losses(names["angles"]), expected, atol=1e-12)
@@ -165,6 +166,7 @@ def test_what_stands_in_the_page_are_the_numbers_of_the_library(
             size = np.linalg.norm(row) * np.linalg.norm(step)
             harm = gain.startswith("−")
             assert gain == ("–" if size < 1e-6 else touch.number(row @ step / size)) or not harm
+    # select_one may give None by its type; then the test fails, as it should
     assert page.select_one("svg")["aria-label"] == "Two gradients"  # type: ignore[index]
     assert page.select_one(".touch-controls")["hidden"] == ""  # type: ignore[index]
     assert all("hidden" in box.attrs for box in page.select("tbody input"))
@@ -208,6 +210,7 @@ def test_only_a_page_with_a_figure_loads_scripts(tmp_path: Path, touch: ModuleTy
     assert all((tmp_path / "out" / name).is_file() for name in [*ours, "_static/touch.css"])
     figure = page.select_one("figure#fig-touch")
     assert figure is not None
+    # as above: None fails the test
     assert figure.select_one("figcaption em").get_text() == "see"  # type: ignore[union-attr]
     assert "Fig. 1" in page.get_text()
     other = (tmp_path / "out" / "other.html").read_text("utf-8")

@@ -126,4 +126,4 @@ def test_size_and_number_of_things() -> None:
 @pytest.mark.parametrize("wrong", [{"count": 0}, {"things": 0}, {"size": 15}, {"noise": np.nan}])
 def test_impossible_scenes(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="count and things must be at least 1, size at least 16"):
-        occluded_scenes(**wrong)  # type: ignore[arg-type]  # one each
+        occluded_scenes(**wrong)  # type: ignore[arg-type]  # each wrong on purpose
