@@ -42,6 +42,7 @@ BOXES = {
     "practice/life-cycle": (4, 3, "A network's\nlife"),
     "practice/mistakes": (4, 4, "The articles'\nmistakes"),
     "relatedness/measuring": (5, 0, "Measuring\nrelatedness"),
+    "relatedness/negative-transfer": (5, 1, "Negative\ntransfer"),
     "practice/evaluation": (5, 2, "Evaluation"),
     "practice/pitfalls-data": (5, 3, "Pitfalls\nof data"),
     "practice/pitfalls-training": (5, 4, "Pitfalls of\ntraining"),
@@ -85,6 +86,7 @@ LEADS = {
     "practice/pitfalls-data": ["practice/pitfalls-training"],
     "practice/pitfalls-training": ["practice/robust-training"],
     "architectures/shared-private": ["relatedness/measuring"],
+    "relatedness/measuring": ["relatedness/negative-transfer"],
 }
 """Document -> the documents that build on it."""
 

@@ -17,7 +17,6 @@ from sphinx.util.docutils import SphinxRole
 from concept_map import BOXES
 
 PLANNED = {
-    "relatedness/negative-transfer": "Negative transfer",
     "case-studies/scenes-weights": "Weights for scenes",
     "practice/scaling": "Scaling",
     "practice/frontier": "The frontier",
