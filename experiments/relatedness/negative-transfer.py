@@ -57,7 +57,7 @@ DEGREES = 60.0
 LAYERS = {"overlaid": 1, "turned": 2}
 WIDTH = 32
 BATCH = 64
-STEPS = 1200
+STEPS = 1600
 LOOKS = 20  # at the validation images, for early stopping
 
 load = cache(mnist)
@@ -194,10 +194,10 @@ def keep(
 
 if __name__ == "__main__":
     rates = [{"rate": rate} for rate in (2e-3, 8e-3)]
-    tied = [{"rate": 8e-3, "strength": strength} for strength in (0.1, 1)]
-    weights = {"overlaid": (0.3, 3), "turned": (3e-4, 3e-3, 3e-2, 0.3)}
+    tied = [{**rate, "strength": strength} for rate in rates for strength in (0.1, 1)]
+    weights = {"overlaid": (0.3, 1, 3), "turned": (3e-4, 3e-3, 3e-2, 0.3)}
     weighted = {
-        f"{pair}, weights": [{"rate": 8e-3, "weight": weight} for weight in own]
+        f"{pair}, weights": [{**rate, "weight": weight} for rate in rates for weight in own]
         for pair, own in weights.items()
     }
     remedies = {
