@@ -22,13 +22,16 @@ Named before it was run:
 3. turned: shared against full, accuracy of the digit: does sharing hurt?
 4. turned: weights against full, accuracy of the digit: does a weight repair it?
 
-The angle is scored by the share of its variance that is explained, in per cent.
+The angle is scored by the share of its variance that is explained, in per cent. Of the shared network
+the two task gradients on the trunk are looked at in every tenth step: the mean of their cosine, the
+share of steps in which it is negative, and the median of the longer one's length over the shorter's.
 """
 
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -146,11 +149,14 @@ def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> d
     weights = torch.tensor([1.0, setting.get("weight", 1.0)])
     weighting = WEIGHTINGS[remedy]() if remedy in WEIGHTINGS else None
     best: dict[str, tuple[float, dict[str, float]]] = {}
+    looked: list[tuple[float, float]] = []
     for step in range(1, steps + 1):
         rows = drawn[torch.randint(len(drawn), (BATCH,), generator=draw)]
         features = model.encode(images[rows])
         batch = {name: values[rows] for name, values in labels.items()}
         losses = batch_losses(tasks, model.decode(features), batch)
+        if remedy == "shared" and step % 10 == 0:
+            looked.append(pull(losses, model))
         adam.zero_grad()
         if weighting is not None:
             mtl_backward(losses, features, weighting, model.shared_parameters())
@@ -168,8 +174,25 @@ def train(condition: str, setting: dict[str, float], seed: int, steps: int) -> d
     for part in ROWS:
         scores = [value for key, value in found.items() if key.startswith(f"{part}_")]
         found[f"{part}_mean" if part == "valid" else f"test_{pair}_mean"] = sum(scores) / 2
-    kept = (name for name in found if name == "valid_mean" or name.startswith("test_"))
-    return {name: round(found[name], 2) for name in kept}
+    kept = [name for name in found if name == "valid_mean" or name.startswith("test_")]
+    if looked:
+        cosines, ratios = np.array(looked).T
+        found["cosine"], found["negative_cosines"] = cosines.mean(), 100 * (cosines < 0).mean()
+        found["length_ratio"] = np.median(ratios)
+        kept += ["cosine", "negative_cosines", "length_ratio"]
+    return {name: round(float(found[name]), 2) for name in kept}
+
+
+def pull(losses: dict[str, Tensor | None], model: Any) -> tuple[float, float]:
+    """Give the cosine of the two task gradients on the trunk, and the longer over the shorter."""
+    shared = list(model.shared_parameters())
+    first, second = (
+        torch.cat([part.ravel() for part in torch.autograd.grad(loss, shared, retain_graph=True)])
+        for loss in losses.values()
+        if loss is not None
+    )
+    lengths = sorted([float(first.norm()), float(second.norm())])
+    return float(first @ second) / (lengths[0] * lengths[1]), lengths[1] / lengths[0]
 
 
 def extra(model: Any, features: Any, targets: dict[str, Tensor]) -> Tensor:
