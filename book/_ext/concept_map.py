@@ -46,6 +46,7 @@ BOXES = {
     "practice/evaluation": (5, 2, "Evaluation"),
     "practice/pitfalls-data": (5, 3, "Pitfalls\nof data"),
     "practice/pitfalls-training": (5, 4, "Pitfalls of\ntraining"),
+    "practice/scaling": (6, 3, "Scaling\nout"),
     "practice/robust-training": (6, 4, "Robust\ntraining"),
 }
 """Document -> row, column, and a short name in one or two lines."""
@@ -85,6 +86,7 @@ LEADS = {
     "practice/mistakes": ["practice/pitfalls-data"],
     "practice/pitfalls-data": ["practice/pitfalls-training"],
     "practice/pitfalls-training": ["practice/robust-training"],
+    "practice/robust-training": ["practice/scaling"],
     "architectures/shared-private": ["relatedness/measuring"],
     "relatedness/measuring": ["relatedness/negative-transfer"],
 }

@@ -229,8 +229,10 @@ class MultiTaskModel(EncodeDecode):
         ------
         ValueError
             ``loss`` does not name exactly the heads, or metrics name others; ``loss_weights`` or
-            ``jit_compile`` is set; the model is to run on several devices; or a method that
-            observes, such as FAMO, meets an optimizer that accumulates gradients.
+            ``jit_compile`` is set; the model is to run on several devices (training says so, too);
+            or a method that reads losses or gradients meets an optimizer that accumulates gradients:
+            it would be asked once for each part, and the mean of the parts' steps is not the step of
+            the whole.
         """
         if loss_weights is not None:
             raise ValueError(
@@ -253,18 +255,22 @@ class MultiTaskModel(EncodeDecode):
                     stock.add(name)
         if kwargs.pop("jit_compile", "auto") not in ("auto", False, None):
             raise ValueError("jit_compile=True is not possible: the weights come from NumPy")
-        if self.distribute_strategy.num_replicas_in_sync > 1:
-            raise ValueError(
-                "a step on several devices is not supported: each would weight its own part of the "
-                "batch. Build and compile the model outside the strategy's scope"
-            )
+        self._check_one_device()
         optimizer = keras.optimizers.get(optimizer)
         inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
-        if self.weighting.needs_observe and getattr(inner, "gradient_accumulation_steps", None):
-            raise ValueError(
-                f"{type(self.weighting).__name__} observes what a step does to the losses, but with "
-                "gradient_accumulation_steps most steps do nothing; use larger batches instead"
-            )
+        method = type(bare(self.weighting)).__name__
+        if getattr(inner, "gradient_accumulation_steps", None):
+            if self.weighting.needs_observe:
+                raise ValueError(
+                    f"{method} observes what a step does to the losses, but with "
+                    "gradient_accumulation_steps most steps do nothing; use larger batches instead"
+                )
+            if self.weighting.needs_losses or self.weighting.needs_gramian:
+                raise ValueError(
+                    f"{method} would weight each part of a batch by itself, and with "
+                    "gradient_accumulation_steps the mean of the parts' steps is taken, which is not "
+                    "the step of the whole batch; use larger batches instead"
+                )
         super().compile(optimizer=optimizer, loss=loss, jit_compile=False, **kwargs)
         self._loss_of = {name: _as_in_keras(loss[name]) for name in names}
         several = names if len(names) > 1 else []  # Keras shows the only loss once
@@ -326,6 +332,7 @@ class MultiTaskModel(EncodeDecode):
 
         A task without any label in the batch is absent: the weighting is not asked about it.
         """
+        self._check_one_device()
         extra = getattr(self.wrapped, "extra_loss", None)
         if isinstance(self.weighting, Equal) and extra is None:
             return dict(super().train_step(data))  # nothing to ask
@@ -369,6 +376,14 @@ class MultiTaskModel(EncodeDecode):
         rows = tf.shape(keras.tree.flatten(x)[0])[0]
         self._loss_tracker.update_state(total, sample_weight=rows)
         return dict(self.compute_metrics(x, y, outputs, sample_weight))
+
+    def _check_one_device(self) -> None:
+        """Refuse a strategy, whether it is there at ``compile`` or, later, at ``fit``."""
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                "a step on several devices is not supported: each would weight its own part of the "
+                "batch. Build, compile and fit the model outside the strategy's scope"
+            )
 
     def _task_losses(self, y: Any, outputs: Mapping[str, Any], sample_weight: Any) -> list[Any]:
         """Give the loss of each task, a scalar."""

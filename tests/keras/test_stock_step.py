@@ -271,6 +271,11 @@ def test_accumulated_gradients() -> None:
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"OnesObserving observes .* gradient_accumulation_steps"):
         fresh(MultiTaskModel(*dense_parts(1), OnesObserving()))
+    for reads in (Ones(), OnesFromGramian()):  # the mean of two steps is not the step of both
+        with pytest.raises(
+            ValueError, match=r"Ones\w* would weight each part of a batch by itself"
+        ):
+            fresh(MultiTaskModel(*dense_parts(1), reads))
 
 
 def test_task_losses_take_no_masks() -> None:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -443,6 +445,37 @@ def test_several_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MultiTaskModel, "distribute_strategy", two)
     with pytest.raises(ValueError, match="several devices is not supported"):
         build()
+
+
+TWO_DEVICES = """
+import tensorflow as tf, keras, numpy as np
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+from mtl_tutorial.keras import MultiTaskModel
+from mtl_tutorial.weighting import Equal, UPGrad
+two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+x = np.ones((4, 3), "float32")
+y = {"a": x[:, :1], "b": -x[:, :1]}
+for weighting in (Equal(), UPGrad()):
+    heads = {name: keras.layers.Dense(1) for name in y}
+    model = MultiTaskModel(keras.layers.Dense(2), heads, weighting)
+    model.compile("sgd", {"a": "mse", "b": "mse"})
+    for train in (model.train_on_batch, model.fit):
+        try:
+            with two.scope():
+                train(x, y)
+        except ValueError as error:
+            print("refused:", "several devices is not supported" in str(error))
+"""
+
+
+def test_a_strategy_that_comes_after_compile_is_refused() -> None:
+    """Two replicas, each with half of the rows, once took a step of their own in silence."""
+    command = [sys.executable, "-c", TWO_DEVICES]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("refused: True") == 4, run.stdout
 
 
 def test_a_weighting_is_an_object() -> None:

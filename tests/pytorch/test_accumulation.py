@@ -91,6 +91,13 @@ def steps(net: Net, weighting: Any, backward: Callable[[], np.ndarray], count: i
     return np.array(weights)
 
 
+def test_every_method_of_the_library_is_here() -> None:
+    """And in ``test_distributed``, which takes its methods from here."""
+    found = [getattr(methods, name) for name in methods.__all__]
+    classes = {each.__name__ for each in found if isinstance(each, type)}
+    assert classes - {"Weighting", "Recorded"} == set(properties.METHODS) <= set(METHODS)
+
+
 @each_method
 @pytest.mark.parametrize("told", [False, True], ids=["", "present"])
 def test_four_micro_batches_are_the_whole_batch(method: str, told: bool) -> None:
