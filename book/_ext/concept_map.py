@@ -45,6 +45,7 @@ BOXES = {
     "practice/evaluation": (5, 2, "Evaluation"),
     "practice/pitfalls-data": (5, 3, "Pitfalls\nof data"),
     "practice/pitfalls-training": (5, 4, "Pitfalls of\ntraining"),
+    "practice/frontier": (6, 2, "The\nfrontier"),
     "practice/robust-training": (6, 4, "Robust\ntraining"),
 }
 """Document -> row, column, and a short name in one or two lines."""
@@ -81,6 +82,7 @@ LEADS = {
     "foundations/losses": ["case-studies/sentiment"],
     "case-studies/sentiment": ["case-studies/sentiment-extension"],
     "case-studies/sentiment-extension": ["practice/mistakes"],
+    "practice/life-cycle": ["practice/frontier"],
     "practice/mistakes": ["practice/pitfalls-data"],
     "practice/pitfalls-data": ["practice/pitfalls-training"],
     "practice/pitfalls-training": ["practice/robust-training"],

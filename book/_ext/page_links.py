@@ -20,7 +20,6 @@ PLANNED = {
     "relatedness/negative-transfer": "Negative transfer",
     "case-studies/scenes-weights": "Weights for scenes",
     "practice/scaling": "Scaling",
-    "practice/frontier": "The frontier",
 }
 """Documents of the plan, and what to call them until they are there; take one out when it is."""
 
