@@ -46,6 +46,7 @@ BOXES = {
     "practice/evaluation": (5, 2, "Evaluation"),
     "practice/pitfalls-data": (5, 3, "Pitfalls\nof data"),
     "practice/pitfalls-training": (5, 4, "Pitfalls of\ntraining"),
+    "practice/frontier": (6, 2, "The\nfrontier"),
     "practice/scaling": (6, 3, "Scaling\nout"),
     "practice/robust-training": (6, 4, "Robust\ntraining"),
 }
@@ -83,6 +84,7 @@ LEADS = {
     "foundations/losses": ["case-studies/sentiment"],
     "case-studies/sentiment": ["case-studies/sentiment-extension"],
     "case-studies/sentiment-extension": ["practice/mistakes"],
+    "practice/life-cycle": ["practice/frontier"],
     "practice/mistakes": ["practice/pitfalls-data"],
     "practice/pitfalls-data": ["practice/pitfalls-training"],
     "practice/pitfalls-training": ["practice/robust-training"],

@@ -18,7 +18,6 @@ from concept_map import BOXES
 
 PLANNED = {
     "case-studies/scenes-weights": "Weights for scenes",
-    "practice/frontier": "The frontier",
 }
 """Documents of the plan, and what to call them until they are there; take one out when it is."""
 
