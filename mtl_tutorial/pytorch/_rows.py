@@ -1,6 +1,7 @@
 """The task gradients on the shared parameters: rows of the Jacobian, formed only where they must be."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,12 @@ from mtl_tutorial.pytorch._graph import Cut, linear_layers
 def at_least_float32(values: Tensor) -> Tensor:
     """Numbers that NumPy can hold, and sums can be taken of."""
     return values.float() if values.dtype.itemsize < 4 else values
+
+
+def own_precision(values: Iterable[Tensor]) -> AbstractContextManager[object]:
+    """Take sums and products in the tensors' own type, even where the caller is under autocast."""
+    kind = next((value.device.type for value in values), "cpu")
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 class Rows(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mtl_tutorial.pytorch._graph import Cut, Read, cut, leaves
-from mtl_tutorial.pytorch._rows import Rows, stacked, task_gradients
+from mtl_tutorial.pytorch._rows import Rows, own_precision, stacked, task_gradients
 from mtl_tutorial.pytorch.distributed import (
     agreed,
     averaged,
@@ -653,7 +653,8 @@ def _weights(
     if not weighting.needs_gramian or not present.any():
         return weighting(losses, None, present, names)
     # inner products of all pairs of task gradients, in one transfer from the device
-    found = torch.stack([row.gramian() for row in rows.values()]).sum(dim=0).cpu().numpy()
+    with own_precision(rows):
+        found = torch.stack([row.gramian() for row in rows.values()]).sum(dim=0).cpu().numpy()
     products = np.zeros((len(losses), len(losses)), found.dtype)
     products[np.ix_(owners, owners)] = found
     if gramian == "features" and world_size() > 1:
@@ -677,13 +678,14 @@ def _combined(
     """Make one gradient of the owners' rows, on each of the tensors."""
     if not owners.any():
         return {}
-    if isinstance(weighting, Weighting):
-        w = torch.from_numpy(weights[owners])
-        vectors = [row.combined(w.to(row.values.device)) for row in rows.values()]
-    else:
-        scale = 1.0 if scaler is None else scaler.get_scale()
-        there = list(compress(names, owners))
-        vectors = _aggregated(weighting, list(rows.values()), scale, there)
+    with own_precision(rows):
+        if isinstance(weighting, Weighting):
+            w = torch.from_numpy(weights[owners])
+            vectors = [row.combined(w.to(row.values.device)) for row in rows.values()]
+        else:
+            scale = 1.0 if scaler is None else scaler.get_scale()
+            there = list(compress(names, owners))
+            vectors = _aggregated(weighting, list(rows.values()), scale, there)
     return {z: vector.to(z.dtype) for z, vector in zip(rows, vectors, strict=True)}
 
 

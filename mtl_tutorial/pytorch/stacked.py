@@ -17,7 +17,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from mtl_tutorial.datasets import Split
 from mtl_tutorial.pytorch._data import check_data, labelled_rows, to_tensor, unlabelled
-from mtl_tutorial.pytorch._rows import at_least_float32
+from mtl_tutorial.pytorch._rows import at_least_float32, own_precision
 from mtl_tutorial.pytorch.losses import known_loss
 from mtl_tutorial.pytorch.models import HardSharing
 from mtl_tutorial.sampling import batches
@@ -410,18 +410,21 @@ def _backward(
     ]
     columns = list(zip(*passes, strict=True))
     rows = [_rows(column) for column in columns[: len(ends)]]
-    products = torch.stack([row @ row.mT for row in rows if row is not None]).sum(dim=0)
-    weights = ask(products.cpu().numpy())
-    on_trunk_only = [[rule.needs_gramian and not rule.weights_heads] for rule in weightings]
-    w = torch.from_numpy(weights).to(products)[:, None]
-    on_heads = torch.from_numpy(np.where(on_trunk_only, present, weights)).to(products)
-    gradients = [
-        None if row is None else (w @ row).reshape(end.shape).to(end.dtype)
-        for row, end in zip(rows, ends, strict=True)
-    ]
-    if stack.gramian == "features":
-        gradients = list(torch.autograd.grad(features, stack.shared, gradients, allow_unused=True))
-    gradients += [_combined(column, on_heads) for column in columns[len(ends) :]]
+    with own_precision(losses):
+        products = torch.stack([row @ row.mT for row in rows if row is not None]).sum(dim=0)
+        weights = ask(products.cpu().numpy())
+        on_trunk_only = [[rule.needs_gramian and not rule.weights_heads] for rule in weightings]
+        w = torch.from_numpy(weights).to(products)[:, None]
+        on_heads = torch.from_numpy(np.where(on_trunk_only, present, weights)).to(products)
+        gradients = [
+            None if row is None else (w @ row).reshape(end.shape).to(end.dtype)
+            for row, end in zip(rows, ends, strict=True)
+        ]
+        if stack.gramian == "features":
+            gradients = list(
+                torch.autograd.grad(features, stack.shared, gradients, allow_unused=True)
+            )
+        gradients += [_combined(column, on_heads) for column in columns[len(ends) :]]
     for parameter, gradient in zip([*stack.shared, *stack.own], gradients, strict=True):
         if gradient is not None:  # laid out as the parameter is, which fused optimisers rely on
             same = gradient.stride() == parameter.stride() and gradient.dtype == parameter.dtype

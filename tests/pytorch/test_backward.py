@@ -664,6 +664,35 @@ def test_trunk_in_bfloat16() -> None:
         torch.testing.assert_close(parameter.grad, gradient, rtol=0.05, atol=0.05)
 
 
+@each_gramian
+@each_way
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_a_call_under_autocast_is_the_call_after_it(
+    kind: torch.dtype, way: Callable[[], Weighting], gramian: Where
+) -> None:
+    """As in a training step that Lightning wraps whole: the Gramian would be taken in 16 bits."""
+    found = []
+    for inside in (False, True):
+        torch.manual_seed(0)
+        net, weighting = Net(), way()
+        net.trunk.float()
+        net.heads.float()
+        net.inputs = net.inputs.float()
+        with torch.autocast("cpu", kind):
+            losses, features = net.forward()
+            if inside:
+                mtl_backward(losses, features, weighting, net.trunk.parameters(), gramian)
+        if not inside:
+            mtl_backward(losses, features, weighting, net.trunk.parameters(), gramian)
+        if isinstance(weighting, Fixed) and weighting.seen[1] is not None:
+            assert weighting.seen[1].dtype == np.float32
+            found.append(torch.from_numpy(weighting.seen[1]))
+        found += [own for own in grads(net.parameters) if own is not None]
+    after, under = found[: len(found) // 2], found[len(found) // 2 :]
+    for one, other in zip(after, under, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=0)
+
+
 # ------------------------------------------------------------- hooks
 
 
