@@ -91,7 +91,7 @@ def test_a_result_says_where_it_comes_from(
     found = experiments.read("part/chapter")
     assert found["primary"][0]["verdict"] == "gains"
     assert found["chosen"] == {"alone": 0.2, "shared": 0.2}
-    assert set(found["provenance"]) == set(experiments.PROVENANCE)
+    assert set(found["provenance"]) == {*experiments.PROVENANCE, "roundings"}
     assert found["provenance"]["data"]["source"] == "real"
     assert len(found["provenance"]["smoke"]) == 2 * 2 + 2  # settings, and the chosen for longer
 
@@ -152,6 +152,25 @@ def test_a_library_that_trains_otherwise_makes_a_result_stale(
     load(script).main()
     assert load(script, GAIN=1.002).main("--smoke") == 1
     assert "condition 'shared'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("gain", "status"), [(1.02, 0), (1.5, 1)])
+def test_on_another_processor_single_images_may_turn(
+    script: Path, gain: float, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(script).main()
+    monkeypatch.setattr(experiments, "_roundings", lambda: "others")
+    assert load(script, GAIN=gain).main("--smoke") == status
+
+
+def test_on_another_processor_another_setting_may_be_trained_longer(
+    script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(script).main()
+    edit(result(script), "'alone', setting 0.2, seed 0, 4", "'alone', setting 0.1, seed 0, 4")
+    assert load(script).main("--smoke") == 1
+    monkeypatch.setattr(experiments, "_roundings", lambda: "others")
+    assert load(script).main("--smoke") == 0
 
 
 @pytest.mark.parametrize("key", experiments.PROVENANCE)
