@@ -46,9 +46,9 @@ BOXES = {
     "practice/evaluation": (5, 2, "Evaluation"),
     "practice/pitfalls-data": (5, 3, "Pitfalls\nof data"),
     "practice/pitfalls-training": (5, 4, "Pitfalls of\ntraining"),
-    "practice/frontier": (6, 2, "The\nfrontier"),
-    "practice/scaling": (6, 3, "Scaling\nout"),
-    "practice/robust-training": (6, 4, "Robust\ntraining"),
+    "practice/frontier": (6, 1, "The\nfrontier"),
+    "practice/robust-training": (6, 3, "Robust\ntraining"),
+    "practice/scaling": (6, 4, "Scaling\nout"),
 }
 """Document -> row, column, and a short name in one or two lines."""
 
@@ -84,13 +84,13 @@ LEADS = {
     "foundations/losses": ["case-studies/sentiment"],
     "case-studies/sentiment": ["case-studies/sentiment-extension"],
     "case-studies/sentiment-extension": ["practice/mistakes"],
-    "practice/life-cycle": ["practice/frontier"],
     "practice/mistakes": ["practice/pitfalls-data"],
     "practice/pitfalls-data": ["practice/pitfalls-training"],
     "practice/pitfalls-training": ["practice/robust-training"],
     "practice/robust-training": ["practice/scaling"],
     "architectures/shared-private": ["relatedness/measuring"],
     "relatedness/measuring": ["relatedness/negative-transfer"],
+    "relatedness/negative-transfer": ["practice/frontier"],
 }
 """Document -> the documents that build on it."""
 
