@@ -448,3 +448,19 @@ def test_inputs_in_double_precision_are_those_of_single_precision() -> None:
         fit_stacked([model], TASKS, [train], valid, weightings=[Equal()], seeds=[0], epochs=2)
     for one, other in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("gramian", ["parameters", "features"])
+def test_under_autocast_the_gramian_has_all_its_digits(kind: torch.dtype, gramian: Any) -> None:
+    asked = [lib.Recorded(UPGrad()) for _ in range(2)]
+    with torch.autocast("cpu", kind):
+        fit_stacked(
+            [net(0), net(1)], TASKS, TRAINS[:2], weightings=asked, seeds=[0, 1], epochs=1,
+            batch_size=8, gramian=gramian,
+        )  # fmt: skip
+    for own in asked:
+        seen = [step["gramian"] for step in own.steps]
+        assert {each.dtype for each in seen} == {np.dtype(np.float32)}
+        lost = [np.abs(each - each.astype(np.float16)).max() for each in seen]
+        assert max(lost) > 0
