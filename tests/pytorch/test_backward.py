@@ -680,11 +680,9 @@ def test_a_call_under_autocast_is_the_call_after_it(
         net.inputs = net.inputs.float()
         with torch.autocast("cpu", kind):
             losses, features = net.forward()
-            if inside:
-                mtl_backward(losses, features, weighting, net.trunk.parameters(), gramian)
-        if not inside:
+        with torch.autocast("cpu", kind, enabled=inside):
             mtl_backward(losses, features, weighting, net.trunk.parameters(), gramian)
-        if isinstance(weighting, Fixed) and weighting.seen[1] is not None:
+        if isinstance(weighting, Fixed):
             assert weighting.seen[1].dtype == np.float32
             found.append(torch.from_numpy(weighting.seen[1]))
         found += [own for own in grads(net.parameters) if own is not None]
