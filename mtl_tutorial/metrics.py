@@ -3,8 +3,10 @@
 Everything here is NumPy in, numbers out, so both frameworks are measured by the same code.
 """
 
+import random
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -149,7 +151,7 @@ def average_precision(
     >>> average_precision(np.tile(box, (3, 1)), [0.9, 0.2, 0.4], truth)  # the second comes last
     0.83...
     """
-    from sklearn.metrics import average_precision_score
+    average_precision_score = _sklearn().average_precision_score
 
     boxes, truth = np.asarray(boxes, dtype=float), np.asarray(truth, dtype=float)
     confidence = np.asarray(confidence, dtype=float)
@@ -268,7 +270,7 @@ def _measured(task: Task, metric: Metric, truth: np.ndarray, outputs: np.ndarray
     }
     if undefined.get(metric, False):
         return np.nan
-    from sklearn import metrics as sk
+    sk = _sklearn()
 
     # F1 of the yes where there are two classes, else of all classes alike
     average = "macro" if isinstance(task, Classification) else "binary"
@@ -411,3 +413,12 @@ def verdict(
     """
     mean, half_width = mean_interval(differences)
     return words[1 + (mean - half_width > 0) - (mean + half_width < 0)]
+
+
+def _sklearn() -> Any:
+    """Import scikit-learn's metrics; its first import draws from ``random``, amid a training here."""
+    state = random.getstate()
+    from sklearn import metrics
+
+    random.setstate(state)
+    return metrics
