@@ -80,6 +80,7 @@ def _arrays(checkpoint: Checkpoint | None, variable: str) -> dict[str, np.ndarra
         array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
         if not isinstance(array, np.ndarray):
             kind = type(value).__name__
+            # the content of the file is wrong, not the type of an argument
             raise ValueError(f"a checkpoint holds arrays by name; {name!r} is {kind}")  # noqa: TRY004
         arrays[name] = array
     return arrays

@@ -666,6 +666,7 @@ def _as_in_keras(loss: Any) -> Callable[..., Any]:
     """
     model = keras.Model()
     model.compile(optimizer=None, loss=loss, jit_compile=False)
+    # Keras has no types
     return model.compute_loss  # type: ignore[no-any-return]
 
 

@@ -58,12 +58,14 @@ FIGURE = {
 
 def text(source: str) -> NotebookNode:
     """Return a markdown cell."""
+    # nbformat has no types
     return new_markdown_cell(source)  # type: ignore[no-any-return]
 
 
 def code(source: str, *tags: str, **metadata: object) -> NotebookNode:
     """Return a code cell with tags and other metadata."""
     metadata |= {"tags": list(tags)}
+    # nbformat has no types
     return new_code_cell(source, metadata=metadata)  # type: ignore[no-any-return]
 
 
@@ -107,6 +109,7 @@ def chapter() -> NotebookNode:
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
         "mtl_tutorial": {"budget_seconds": 60},
     }
+    # nbformat has no types
     return new_notebook(cells=cells, metadata=metadata)  # type: ignore[no-any-return]
 
 

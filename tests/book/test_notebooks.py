@@ -51,6 +51,7 @@ def test_chapter(check: checks.Check, path: Path) -> None:
 
 def md(source: str) -> NotebookNode:
     """Return a Markdown cell."""
+    # nbformat has no types
     return nbformat.v4.new_markdown_cell(source)  # type: ignore[no-any-return]
 
 
@@ -59,6 +60,7 @@ def code(source: str, *tags: str, **mystnb: Any) -> NotebookNode:
     metadata: dict[str, Any] = {"tags": list(tags)} if tags else {}
     if mystnb:
         metadata["mystnb"] = mystnb
+    # nbformat has no types
     return nbformat.v4.new_code_cell(source, metadata=metadata)  # type: ignore[no-any-return]
 
 
@@ -115,6 +117,7 @@ VERSION = {"nbformat": 4, "nbformat_minor": 5}
 @pytest.fixture
 def chapter() -> NotebookNode:
     """Return a chapter that every check accepts."""
+    # nbformat has no types
     return nbformat.from_dict({"cells": CELLS, "metadata": METADATA, **VERSION})  # type: ignore[no-any-return]
 
 
@@ -397,6 +400,7 @@ PAGE_CELLS = [
 @pytest.fixture
 def page(results: None) -> NotebookNode:
     """Return a page in the form for readers that every check accepts."""
+    # nbformat has no types
     return nbformat.from_dict({"cells": PAGE_CELLS, "metadata": METADATA, **VERSION})  # type: ignore[no-any-return]
 
 

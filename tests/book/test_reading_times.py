@@ -34,6 +34,7 @@ def concept_map(extensions: Callable[[str], ModuleType]) -> ModuleType:
 
 
 def notebook(*cells: NotebookNode) -> NotebookNode:
+    # nbformat has no types
     return nbformat.v4.new_notebook(cells=[*cells])  # type: ignore[no-any-return]
 
 

@@ -73,6 +73,7 @@ class Sample(NamedTuple):
 def cell(source: str, *tags: str, **mystnb: object) -> nbformat.NotebookNode:
     """Return a code cell."""
     metadata = {"tags": [*tags], "mystnb": mystnb}
+    # nbformat has no types
     return nbformat.v4.new_code_cell(source, metadata=metadata)  # type: ignore[no-any-return]
 
 
@@ -127,6 +128,7 @@ def chapter(title: str) -> nbformat.NotebookNode:
         ),
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    # nbformat has no types
     return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})  # type: ignore[no-any-return]
 
 

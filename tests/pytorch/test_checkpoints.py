@@ -63,6 +63,7 @@ def test_two_epochs_and_three_are_five_bit_for_bit(made: Weighting, tmp_path: Pa
     train(first, 2, tmp_path)
     second = net(dropout=0.3, seed=1)
     torch.manual_seed(6)  # whatever happened in between
+    # NumPy's old global state, too, must come back
     np.random.seed(6)  # noqa: NPY002
     history, went_on = train(second, 5, tmp_path)
     assert same(whole, second)
@@ -82,6 +83,7 @@ class Noisy(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         inputs, *targets = self.pairs[index]
+        # NumPy's old global state, too, must come back
         noise = random.random() + np.random.random() + torch.rand(()).item()  # noqa: NPY002
         return (inputs + noise, *targets)
 
@@ -92,6 +94,7 @@ def test_a_loader_goes_on_bit_for_bit(workers: int, own_generator: bool, tmp_pat
     def train(epochs: int, seed: int, folder: Path | None) -> nn.Module:
         model = net()
         random.seed(seed)
+        # NumPy's old global state, too, must come back
         np.random.seed(seed)  # noqa: NPY002
         torch.manual_seed(seed)
         loader = DataLoader(
